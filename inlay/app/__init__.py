@@ -1,0 +1,1 @@
+"""Assemblies: from a config file to built objects to a run. The only floor that sees all others."""

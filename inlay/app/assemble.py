@@ -1,0 +1,143 @@
+"""From a checked config to the parts of a run."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from typing import Any
+
+import torch
+
+from inlay.app.respond import respond
+from inlay.config.build import Builder, resolve
+from inlay.core import dist
+from inlay.core.errors import ConfigError
+
+HOOK_ORDER = ("timer", "sampler_seed", "logger", "param_scheduler")
+
+
+class Parts:
+    """Builds the parts of one run, each on demand and once.
+
+    Args:
+        cfg: a checked config.
+        seed: of data order; weights that are newly drawn use torch's own generator.
+    """
+
+    def __init__(self, cfg: Any, seed: int) -> None:
+        self.cfg, self.seed = cfg, seed
+        self.builder = Builder(cfg)
+
+    def loader(self, mode: str) -> Any:
+        """Build ``<mode>_dataloader`` (``train``, ``val`` or ``test``), or return None."""
+        node = self.cfg.get(f"{mode}_dataloader")
+        if node is None:
+            return None
+        settings = {k: v for k, v in node.items() if k not in ("dataset", "sampler", "collate_fn")}
+        settings.setdefault("shuffle", mode == "train")
+        settings.setdefault("pin_memory", torch.cuda.is_available())
+        dataset = self.builder.build(node["dataset"])
+        return make_loader(dataset, settings, self.seed)
+
+    def model(self) -> Any:
+        """Build ``model``: loads the weights."""
+        return self.builder.build(self.cfg["model"])
+
+    def tokenizer(self) -> Any:
+        """The run's tokenizer, or None where the config names none."""
+        node = self.cfg.get("tokenizer")
+        return None if node is None else self.builder.build(node)
+
+    def optim(self) -> tuple[Any, Any, dict[str, Any]]:
+        """Return the ``optim_wrapper`` settings, the optimizer class and its arguments."""
+        node = dict(self.cfg["optim_wrapper"])
+        optimizer = dict(node.pop("optimizer"))
+        wrapper = self.builder.build(node, optimizer=optimizer)
+        make = resolve(optimizer.pop("type"))
+        return wrapper, make, {k: self.builder.build(v) for k, v in optimizer.items()}
+
+    def schedules(self) -> list[Any]:
+        """Build ``param_scheduler``: one schedule or a list of them."""
+        node = self.cfg.get("param_scheduler") or []
+        return [self.builder.build(n) for n in ([node] if isinstance(node, dict) else node)]
+
+    def train_loop(self) -> Any:
+        """Build ``train_cfg``; a dict without a type is a ``TrainLoop``."""
+        from inlay.engine.settings import TrainLoop
+
+        return self.builder.build({"type": TrainLoop, **self.cfg["train_cfg"]})
+
+    def hooks(self) -> list[Any]:
+        """Build default and custom hooks, defaults first, the checkpoint hook last."""
+        defaults = dict(self.cfg.get("default_hooks") or {})
+        first = [defaults.pop(k) for k in HOOK_ORDER if k in defaults]
+        custom = list(self.cfg.get("custom_hooks") or [])
+        nodes = [*first, *custom, *defaults.values()]
+        return [self._hook(n) for n in nodes if n is not None]
+
+    def _hook(self, node: Any) -> Any:
+        if not isinstance(node, dict):
+            return node
+        # A hook that lets the model talk is handed the function that knows chat templates.
+        talks = "respond" in inspect.signature(resolve(node["type"])).parameters
+        return self.builder.build(node, **({"respond": respond} if talks else {}))
+
+    def trackers(self) -> list[Any]:
+        """Build the trackers of ``visualizer``; JSON lines and TensorBoard by default."""
+        from inlay.engine.trackers import Visualizer
+
+        node = self.cfg.get("visualizer")
+        return (Visualizer() if node is None else self.builder.build(node)).backends
+
+
+def make_loader(dataset: Any, settings: dict[str, Any], seed: int) -> Any:
+    """Wrap a built data set in the loader of its kind, for this rank."""
+    from inlay.data.loader import WindowLoader
+    from inlay.data.stream import StreamDataset, StreamLoader
+
+    place = {"seed": seed, "rank": dist.rank(), "world_size": dist.world_size()}
+    if isinstance(dataset, StreamDataset):
+        known = inspect.signature(StreamLoader).parameters
+        kept = {k: v for k, v in settings.items() if k in known}
+        return StreamLoader(dataset, **kept, **place)
+    return WindowLoader(dataset, **settings, **place)
+
+
+def make_strategy(optim: Any, device: torch.device, logger: logging.Logger) -> Any:
+    """Choose the strategy from the number of ranks, and a precision that the device can run."""
+    precision = optim.dtype
+    if precision == "float16" and device.type == "cpu":
+        logger.warning("float16 does not train on a CPU: using bfloat16")
+        precision = "bfloat16"
+    if dist.world_size() > 1:
+        from inlay.engine.parallel.ddp import DataParallel
+
+        return DataParallel(device, precision, optim.loss_scale)
+    from inlay.engine.parallel.single import SingleDevice
+
+    return SingleDevice(device, precision, optim.loss_scale)
+
+
+def run_identity(loader: Any, model: Any, optim: Any, make: Any, seed: int) -> dict[str, str]:
+    """Fingerprints that a resumed run must find unchanged."""
+    from inlay.engine.identity import model_identity
+
+    effective = loader.batch_size * dist.world_size() * optim.accumulative_counts
+    return {
+        **loader.dataset.identity(),
+        **model_identity(model),
+        "optimizer": f"{make.__module__}.{make.__qualname__}",
+        "effective_batch": str(effective),
+        "seed": str(seed),
+    }
+
+
+def place_model(model: Any, device: torch.device) -> Any:
+    """Move a model to ``device``; a quantised or dispatched one is already where it belongs."""
+    llm = getattr(model, "llm", model)
+    if getattr(llm, "hf_device_map", None) and len(set(llm.hf_device_map.values())) > 1:
+        raise ConfigError(
+            "model.llm.device_map spreads the model over several devices: it cannot be trained "
+            "that way. Remove device_map"
+        )
+    return model.to(device)

@@ -1,0 +1,65 @@
+"""`inlay test`: judge a checkpoint on held-out data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from inlay.app import assemble, workdir
+from inlay.app.train import checked_config, end_process, start_process
+from inlay.core import dist
+from inlay.core.errors import ConfigError
+from inlay.engine import checkpoint as ckpt
+from inlay.engine.runner import Runner
+
+
+def test(
+    config: str, checkpoint: str | None, work_dir: str | None, cfg_options: Sequence[str]
+) -> dict[str, float]:
+    """Run ``test_dataloader`` (or ``val_dataloader``) once.
+
+    Args:
+        checkpoint: a checkpoint folder; None judges the model as the config builds it.
+
+    Returns:
+        ``loss``, ``perplexity``, ``units``, ``time``.
+
+    Raises:
+        ConfigError: the config has neither a test nor a validation loader.
+    """
+    cfg = checked_config(config, cfg_options)
+    device = start_process(cfg)
+    parts = assemble.Parts(cfg, seed=0)
+    mode = "test" if cfg.get("test_dataloader") is not None else "val"
+    loader = parts.loader(mode)
+    if loader is None:
+        raise ConfigError(
+            f"{cfg.path}: nothing to test on. Set test_dataloader or val_dataloader (in a recipe: "
+            "val_fraction=0.05)"
+        )
+    folder = Path(work_dir or cfg.get("work_dir") or Path("work_dirs") / cfg.name)
+    weights = ckpt.load_weights(checkpoint) if checkpoint else None
+    log_dir = workdir.new_log_dir(folder) if dist.rank() == 0 else None
+    logger = workdir.open_log(log_dir, dist.rank(), cfg.get("log_level") or "INFO")
+    optim, _, _ = parts.optim()
+    runner = Runner(
+        model=assemble.place_model(parts.model(), device),
+        strategy=assemble.make_strategy(optim, device, logger),
+        test_loader=loader,
+        loop=parts.train_loop(),
+        optim=optim,
+        hooks=parts.hooks(),
+        work_dir=folder,
+        log_dir=log_dir,
+        logger=logger,
+        cfg=cfg,
+        trackers=parts.trackers() if log_dir else [],
+    )
+    for tracker in runner.trackers:
+        tracker.open(log_dir / "vis_data")  # type: ignore[operator]
+    if weights is not None:
+        runner.load_weights(weights, checkpoint or "")
+    try:
+        return runner.test()
+    finally:
+        end_process()

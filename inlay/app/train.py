@@ -1,0 +1,222 @@
+"""`inlay train`: a config becomes a run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from inlay.app import assemble, workdir
+from inlay.config.check import check_config, format_problems
+from inlay.config.dump import dump_resolved
+from inlay.config.load import load_config
+from inlay.core import dist
+from inlay.core.errors import CheckpointError, ConfigError
+from inlay.engine import checkpoint as ckpt
+from inlay.engine import resume as resume_rules
+from inlay.engine import rng
+from inlay.engine.optim import build_optimizer
+from inlay.engine.runner import EXIT_CODES, Runner
+
+
+@dataclass
+class TrainOptions:
+    """What the command line adds to a config.
+
+    Attributes:
+        work_dir: option > config > ``./work_dirs/<config stem>``.
+        resume: ``"auto"`` for the newest valid checkpoint, a path, or None.
+        seed: overrides ``randomness.seed``.
+        allow_change: identity keys that may differ from the checkpoint's.
+    """
+
+    work_dir: str | None = None
+    resume: str | None = None
+    seed: int | None = None
+    cfg_options: Sequence[str] = ()
+    allow_change: list[str] = field(default_factory=list)
+
+
+def checked_config(config: str, options: Sequence[str]) -> Any:
+    """Load a config and stop on every problem it has, missing files included.
+
+    Raises:
+        ConfigError: all problems at once.
+    """
+    cfg = load_config(config, options)
+    errors = [p for p in check_config(cfg, files="error") if p.severity == "error"]
+    if errors:
+        raise ConfigError(format_problems(errors))
+    return cfg
+
+
+def train(config: str, options: TrainOptions) -> int:
+    """Run ``config`` to its end, or until a signal. Returns the exit code."""
+    cfg = checked_config(config, options.cfg_options)
+    device = start_process(cfg)
+    work_dir = Path(options.work_dir or cfg.get("work_dir") or Path("work_dirs") / cfg.name)
+    lock = workdir.claim(work_dir) if dist.rank() == 0 else None
+    try:
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()
+        source, weights_only, notes = _source(cfg, options, work_dir)
+        saved = _read(source)
+        seed = _seed(cfg, options, saved if not weights_only else None)
+        log_dir = workdir.new_log_dir(work_dir) if dist.rank() == 0 else None
+        logger = workdir.open_log(log_dir, dist.rank(), cfg.get("log_level") or "INFO")
+        for note in notes:
+            logger.warning(note)
+        runner = build_runner(cfg, seed, device, work_dir, log_dir, logger)
+        _start_from(runner, source, saved, weights_only, options, work_dir)
+        if runner.state.iter >= runner.max_iters:
+            logger.info("nothing left to do: %d of %d", runner.state.iter, runner.max_iters)
+            return 0
+        _write_configs(runner, cfg, log_dir)
+        stopped = runner.train()
+        return EXIT_CODES.get(stopped or "", 0)
+    finally:
+        if lock is not None:
+            lock.close()
+        end_process()
+
+
+def start_process(cfg: Any) -> torch.device:
+    """Pick this rank's device, join the process group, set what ``env_cfg`` asks for."""
+    env = cfg.get("env_cfg") or {}
+    has_gpu = torch.cuda.is_available()
+    device = torch.device("cuda", dist.local_rank()) if has_gpu else torch.device("cpu")
+    if has_gpu:
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.benchmark = bool(env.get("cudnn_benchmark", False))
+    if dist.world_size() > 1 and not torch.distributed.is_initialized():
+        backend = (env.get("dist_cfg") or {}).get("backend", "nccl") if has_gpu else "gloo"
+        torch.distributed.init_process_group(backend)
+    if (cfg.get("randomness") or {}).get("deterministic"):
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    return device
+
+
+def end_process() -> None:
+    """Leave the process group."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def build_runner(
+    cfg: Any, seed: int, device: torch.device, work_dir: Path, log_dir: Path | None, logger: Any
+) -> Runner:
+    """Build all parts. Data first: a mistake there must not wait for the weights to load."""
+    parts = assemble.Parts(cfg, seed)
+    train_loop = parts.train_loop()
+    loaders = {mode: parts.loader(mode) for mode in ("train", "val")}
+    optim, make, settings = parts.optim()
+    rng.seed_everything(seed)
+    model = assemble.place_model(parts.model(), device)
+    optimizer = build_optimizer(model, make, settings)
+    trackers = parts.trackers() if log_dir else []
+    for tracker in trackers:
+        tracker.open(log_dir / "vis_data")  # type: ignore[operator]
+    return Runner(
+        model=model,
+        strategy=assemble.make_strategy(optim, device, logger),
+        optimizer=optimizer,
+        schedules=parts.schedules(),
+        train_loader=loaders["train"],
+        val_loader=loaders["val"],
+        loop=train_loop,
+        optim=optim,
+        hooks=parts.hooks(),
+        work_dir=work_dir,
+        log_dir=log_dir,
+        logger=logger,
+        cfg=cfg,
+        config_text=dump_resolved(cfg),
+        identity=assemble.run_identity(loaders["train"], model, optim, make, seed),
+        seed=seed,
+        trackers=trackers,
+    )
+
+
+def _source(
+    cfg: Any, options: TrainOptions, work_dir: Path
+) -> tuple[Path | None, bool, list[str]]:
+    """Where to start from: a checkpoint or None, whether only its weights count, and warnings."""
+    load_from = cfg.get("load_from")
+    wants = options.resume or ("auto" if cfg.get("resume") else None)
+    if wants == "auto" and load_from and not options.resume:
+        wants = load_from
+    if wants == "auto":
+        found, damaged = ckpt.newest_valid(work_dir)
+        if damaged and found is None:
+            raise CheckpointError(f"no usable checkpoint in {work_dir}: {'; '.join(damaged)}")
+        return found, False, damaged
+    if wants:
+        return ckpt.locate(wants), False, []
+    workdir.refuse_used(work_dir)
+    return (ckpt.locate(load_from) if load_from else None), True, []
+
+
+def _read(source: Path | None) -> ckpt.Checkpoint | None:
+    """Every rank reads the checkpoint before anything slow is built."""
+    return None if source is None else ckpt.read(source)
+
+
+def _seed(cfg: Any, options: TrainOptions, saved: ckpt.Checkpoint | None) -> int:
+    """Option > config > the resumed run's > drawn. A resumed run keeps the order of its data."""
+    for given in (options.seed, (cfg.get("randomness") or {}).get("seed")):
+        if given is not None:
+            return int(given)
+    if saved is not None:
+        return int(saved.state["seed"])
+    drawn = [int.from_bytes(os.urandom(4), "little") >> 1]
+    if torch.distributed.is_initialized():
+        torch.distributed.broadcast_object_list(drawn, src=0)
+    return drawn[0]
+
+
+def _start_from(
+    runner: Runner,
+    source: Path | None,
+    saved: ckpt.Checkpoint | None,
+    weights_only: bool,
+    options: TrainOptions,
+    work_dir: Path,
+) -> None:
+    """Restore the run, or its weights alone, and say so."""
+    if source is None or saved is None:
+        return
+    if weights_only:
+        runner.load_weights(saved.tensors["model"], source)
+        runner.logger.info("Loaded weights from %s", source)
+        return
+    changes = resume_rules.compare(
+        saved.state, runner.plan(), runner.identity, options.allow_change
+    )
+    at = saved.state["run"]
+    position = (
+        f"continues at update {at['update']}, epoch {at['epoch'] + 1}, "
+        f"item {at['position']} of {runner.train_dataloader.num_items}"
+    )
+    if changes:
+        runner.logger.warning(
+            "The run has changed:\n%s", resume_rules.table(changes, position)
+        )
+    resume_rules.refuse(changes, source)
+    runner.restore(saved, source)
+    is_auto = source.parent == work_dir and options.resume in (None, "auto")
+    how = "Auto resumed from the latest checkpoint" if is_auto else "Resumed from checkpoint"
+    runner.logger.info("%s %s. %s", how, source, position[0].upper() + position[1:])
+
+
+def _write_configs(runner: Runner, cfg: Any, log_dir: Path | None) -> None:
+    """``work_dir/<config>.py`` is the five-part file, ``vis_data/config.py`` the resolved one."""
+    if log_dir is None:
+        return
+    (runner.work_dir / f"{cfg.name}.py").write_text(cfg.source, encoding="utf-8")
+    (log_dir / "vis_data" / "config.py").write_text(runner.config_text, encoding="utf-8")
+

@@ -1,0 +1,92 @@
+"""The folder of a run: who may write in it, where its logs go."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from typing import IO
+
+from inlay.core.errors import InlayError
+from inlay.engine.checkpoint import clean_up, list_checkpoints
+
+
+def claim(work_dir: Path) -> IO[str]:
+    """Make ``work_dir`` this process's own until it ends; keep the returned file open.
+
+    Also finishes or undoes what a killed save left behind.
+
+    Raises:
+        InlayError: the folder cannot be written, or another run holds it.
+    """
+    try:
+        work_dir.mkdir(parents=True, exist_ok=True)
+        lock = (work_dir / ".lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        raise InlayError(
+            f"work dir {work_dir} cannot be written ({error.strerror}). Choose another one with "
+            "--work-dir"
+        ) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.seek(0)
+        owner = lock.read().strip() or "another process"
+        raise InlayError(
+            f"work dir {work_dir} belongs to a run in progress (process {owner}). Wait for it, "
+            "stop it, or choose another --work-dir"
+        ) from error
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
+    clean_up(work_dir)
+    return lock
+
+
+def refuse_used(work_dir: Path) -> None:
+    """A new run does not start in a folder that holds checkpoints.
+
+    Raises:
+        InlayError: it does; says how to continue or start anew.
+    """
+    found = list_checkpoints(work_dir)
+    if found:
+        raise InlayError(
+            f"work dir {work_dir} already holds {len(found)} checkpoint(s), newest "
+            f"{found[-1].name}. Add --resume to continue that run, or choose another --work-dir"
+        )
+
+
+def new_log_dir(work_dir: Path) -> Path:
+    """Create the folder of this start, ``<timestamp>/vis_data``; two starts never share one."""
+    while True:
+        folder = work_dir / time.strftime("%Y%m%d_%H%M%S")
+        try:
+            (folder / "vis_data").mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            time.sleep(0.2)
+
+
+def open_log(log_dir: Path | None, rank: int, level: str = "INFO") -> logging.Logger:
+    """Return the run's logger: standard error, and ``<timestamp>.log`` where a folder is given.
+
+    Ranks other than 0 say warnings and errors only.
+    """
+    logger = logging.getLogger("inlay")
+    logger.setLevel(level if rank == 0 else "WARNING")
+    logger.propagate = False
+    logger.handlers.clear()
+    layout = logging.Formatter(
+        "%(asctime)s - %(name)s - %(levelname)s - %(message)s", "%m/%d %H:%M:%S"
+    )
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    if log_dir is not None and rank == 0:
+        handlers.append(logging.FileHandler(log_dir / f"{log_dir.name}.log", encoding="utf-8"))
+    for handler in handlers:
+        handler.setFormatter(layout)
+        logger.addHandler(handler)
+    return logger

@@ -1,0 +1,86 @@
+"""``inlay convert``: export a checkpoint, merge an adapter, split shards, verify an export."""
+
+from __future__ import annotations
+
+import argparse
+
+NAME = "convert"
+HELP = "turn checkpoints into Hugging Face folders; merge adapters, split shards, verify exports"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    jobs = parser.add_subparsers(dest="job", required=True, metavar="JOB")
+    _add_pth_to_hf(jobs)
+    _add_merge(jobs)
+    _add_split(jobs)
+    job = jobs.add_parser("verify", help="load an export back without inlay and compare logits")
+    job.add_argument("dir", help="folder written by `inlay convert`")
+    job.add_argument("--base", help="base model of an adapter (default: the one it names)")
+    job.set_defaults(call=_verify)
+
+
+def _add_pth_to_hf(jobs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    job = jobs.add_parser("pth_to_hf", help="checkpoint -> Hugging Face model or PEFT adapter")
+    job.add_argument("config", help="config file of the run, or recipe name")
+    job.add_argument("checkpoint", help="checkpoint folder, such as work_dirs/x/iter_500")
+    job.add_argument("dir", help="folder to write")
+    job.add_argument("--fp32", action="store_true", help="write float32 (default: float16)")
+    job.add_argument("--max-shard-size", default="2GB", help="default 2GB")
+    job.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE")
+    job.set_defaults(call=_pth_to_hf)
+
+
+def _add_merge(jobs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    job = jobs.add_parser("merge", help="fold an adapter into its base model")
+    job.add_argument("model", help="base model, not quantised: folder or hub name")
+    job.add_argument("adapter", help="PEFT adapter")
+    job.add_argument("dir", help="folder to write")
+    job.add_argument("--max-shard-size", default="2GB", help="default 2GB")
+    job.add_argument("--device", choices=("cpu", "cuda", "auto"), default="auto")
+    job.set_defaults(call=_merge)
+
+
+def _add_split(jobs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    job = jobs.add_parser("split", help="rewrite a model with one tensor in each file")
+    job.add_argument("src", help="model folder with safetensors files")
+    job.add_argument("dst", help="folder to write")
+    job.set_defaults(call=_split)
+
+
+def run(args: argparse.Namespace) -> int | None:
+    return args.call(args)
+
+
+def _pth_to_hf(args: argparse.Namespace) -> None:
+    from inlay.app.export import export_checkpoint
+
+    export_checkpoint(
+        args.config,
+        args.checkpoint,
+        args.dir,
+        fp32=args.fp32,
+        max_shard_size=args.max_shard_size,
+        cfg_options=args.cfg_options,
+    )
+
+
+def _merge(args: argparse.Namespace) -> None:
+    from inlay.convert.merge import merge
+    from inlay.convert.verify import verify
+
+    merge(
+        args.model, args.adapter, args.dir, device=args.device, max_shard_size=args.max_shard_size
+    )
+    verify(args.dir)
+
+
+def _split(args: argparse.Namespace) -> None:
+    from inlay.convert.split import split
+
+    split(args.src, args.dst)
+
+
+def _verify(args: argparse.Namespace) -> None:
+    from inlay.convert.verify import verify
+
+    verify(args.dir, base=args.base)

@@ -1,0 +1,76 @@
+"""``inlay train``: run a config."""
+
+from __future__ import annotations
+
+import argparse
+
+NAME = "train"
+HELP = "train what a config file describes; resume, dry-run, several GPUs"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("config", help="config file, or the name of a recipe")
+    add("--work-dir", help="folder for checkpoints and logs (default: ./work_dirs/<config>)")
+    add(
+        "--resume",
+        nargs="?",
+        const="auto",
+        metavar="CHECKPOINT",
+        help="continue from the newest valid checkpoint of the work dir, or from CHECKPOINT",
+    )
+    add("--seed", type=int, help="seed of data order, new weights and dropout")
+    add(
+        "--cfg-options",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override settings, e.g. lr=1e-5 train_dataloader.num_workers=2",
+    )
+    add(
+        "--allow-change",
+        nargs="+",
+        default=[],
+        metavar="KEY",
+        help="resume although KEY (data, template, effective_batch, ...) has changed",
+    )
+    add("--gpus", type=int, default=None, metavar="N", help="processes to start on this machine")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="build everything, make one update, print time and peak memory, write nothing",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from inlay.app.launch import launch, wanted_processes
+
+    processes = wanted_processes(args.gpus)
+    if processes > 1:
+        return launch(processes)
+    if args.dry_run:
+        return _dry_run(args)
+    from inlay.app.train import TrainOptions, train
+
+    options = TrainOptions(
+        work_dir=args.work_dir,
+        resume=args.resume,
+        seed=args.seed,
+        cfg_options=args.cfg_options,
+        allow_change=args.allow_change,
+    )
+    return train(args.config, options)
+
+
+def _dry_run(args: argparse.Namespace) -> int:
+    from inlay.app.dry_run import dry_run
+
+    result = dry_run(args.config, args.cfg_options, args.seed)
+    print(
+        f"one update: {result['tokens']} tokens ({result['trained_tokens']} trained), "
+        f"loss {result['loss']:.4f}, grad_norm {result['grad_norm']:.4f}\n"
+        f"{result['trainable']:,} trainable parameters\n"
+        f"built in {result['build_s']:.1f} s, updated in {result['update_s']:.2f} s, "
+        f"peak memory {result['peak_mb']:.0f} MB. Nothing was written."
+    )
+    return 0

@@ -1,0 +1,1 @@
+"""Config files: flatten, override, execute, check, build, dump. Nothing here knows a model."""

@@ -1,0 +1,1 @@
+"""From checkpoints to what others load: exports, merges, splits, each verified without Inlay."""

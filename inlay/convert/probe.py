@@ -1,0 +1,139 @@
+"""Look at an export with plain transformers and peft.
+
+``verify`` runs this file as a script in a process of its own, so it must not import Inlay. It reads
+a JSON request on standard input and writes a JSON answer on standard output.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+NUM_PROBE_TOKENS = 16
+
+
+def probe_ids(vocab_size: int) -> list[int]:
+    """Fixed token ids, spread over the vocabulary."""
+    return [(7919 * i * i + 104729 * i + 3) % vocab_size for i in range(NUM_PROBE_TOKENS)]
+
+
+def probe_logits(model: Any, ids: list[int]) -> Any:
+    """Logits of ``ids`` as float32 ``[N, vocab]``, by the attention that every model has."""
+    import torch
+
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    attention = inner.config._attn_implementation
+    training = model.training
+    inner.set_attn_implementation("eager")
+    model.eval()
+    try:
+        with torch.no_grad():
+            row = torch.tensor([ids], device=model.device)
+            return model(input_ids=row, use_cache=False).logits[0].float().cpu()
+    finally:
+        model.train(training)
+        inner.set_attn_implementation(attention)
+
+
+def digest(tensor: Any) -> str:
+    """SHA-256 of a tensor's bytes."""
+    import torch
+
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return hashlib.sha256(flat.view(torch.uint8).numpy()).hexdigest()
+
+
+def read_weights(folder: Path) -> tuple[str, list[str]]:
+    """SHA-256 over all tensors of the safetensors files, whatever the shards; and what is wrong."""
+    from safetensors import safe_open
+
+    homes: dict[str, Path] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            homes.update(dict.fromkeys(tensors.keys(), file))
+    total, problems = hashlib.sha256(), []
+    for name in sorted(homes):
+        with safe_open(homes[name], framework="pt") as tensors:
+            tensor = tensors.get_tensor(name)
+        if tensor.numel() == 0:
+            problems.append(f"{name} is empty")
+            continue
+        if tensor.is_floating_point() and not tensor.float().isfinite().all():
+            problems.append(f"{name} has NaN or infinity")
+        total.update(f"{name} {tensor.dtype} {list(tensor.shape)} {digest(tensor)}\n".encode())
+    if not homes:
+        problems.append("no tensor in any safetensors file")
+    return total.hexdigest(), problems
+
+
+def environment() -> str:
+    """What float arithmetic depends on: logits can only be equal bit for bit where this is."""
+    import torch
+
+    return f"torch {torch.__version__}, CPU {torch.backends.cpu.get_cpu_capability()}"
+
+
+def load(request: dict[str, Any]) -> tuple[Any, list[str]]:
+    """Load the export; return the model and the weights that did not fit."""
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    quantization = request["quantization"]
+    model, info = AutoModelForCausalLM.from_pretrained(
+        request["base"] or request["folder"],
+        dtype=getattr(torch, request["load_dtype"]),
+        quantization_config=BitsAndBytesConfig.from_dict(quantization) if quantization else None,
+        output_loading_info=True,
+    )
+    misfits = [f"{kind}: {name}" for kind, names in info.items() for name in names]
+    if request["base"]:
+        from peft import PeftModel
+
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            model = PeftModel.from_pretrained(model, request["folder"])
+        texts = [str(w.message) for w in caught]
+        misfits += [text for text in texts if "missing adapter keys" in text]
+    return model.eval(), misfits
+
+
+def look(request: dict[str, Any]) -> dict[str, Any]:
+    import torch
+    from safetensors.torch import save_file
+    from transformers import AutoTokenizer, GenerationConfig
+
+    torch.set_num_threads(request["threads"])
+    folder = Path(request["folder"])
+    weights, problems = read_weights(folder)
+    answer: dict[str, Any] = {"weights_sha256": weights, "tensors": problems}
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    answer["chat_template"] = bool(tokenizer.chat_template)
+    answer["tokens"] = tokenizer(request["text"]).input_ids
+    eos = GenerationConfig.from_pretrained(folder).eos_token_id
+    answer["eos"] = [] if eos is None else [eos] if isinstance(eos, int) else eos
+    model, answer["misfits"] = load(request)
+    save_file({"logits": probe_logits(model, request["ids"])}, request["logits_file"])
+    answer["environment"] = environment()
+    answer["foreign"] = "inlay" not in sys.modules
+    return answer
+
+
+def main() -> None:
+    # Libraries may print: standard output is kept for the answer.
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    try:
+        answer = look(json.load(sys.stdin))
+    except Exception as error:
+        answer = {"error": f"{type(error).__name__}: {error}"}
+    json.dump(answer, out)
+    out.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""``inlay_export.json``: what an export must still be when it is read back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from inlay import __version__
+from inlay.convert.folder import RECORD
+from inlay.convert.probe import digest, environment, probe_ids, probe_logits, read_weights
+from inlay.core.errors import ModelError
+
+SAMPLE_TEXT = "Hello, world!\n  1 + 1 = 2; 你好 世界 🙂"
+NUM_COLUMNS = 64
+
+
+def write_record(
+    folder: Path,
+    model: Any,
+    tokenizer: Any,
+    *,
+    base: str | None,
+    stop_ids: list[int],
+) -> None:
+    """Write the record of an export whose other files stand in ``folder``.
+
+    Args:
+        model: the in-memory model, cast as its weights were written.
+        base: where the base model of an adapter is loaded from; None for a full model.
+        stop_ids: tokens that end an answer.
+    """
+    ids = probe_ids(model.config.get_text_config().vocab_size)
+    logits = probe_logits(model, ids)
+    columns = columns_of(logits.shape[1])
+    quantization = getattr(model.config, "quantization_config", None)
+    record = {
+        "inlay": __version__,
+        "kind": "adapter" if base else "model",
+        "base": base,
+        "load_dtype": str(model.config.dtype).removeprefix("torch."),
+        "quantization": _plain(quantization) if quantization else None,
+        "weights_sha256": read_weights(folder)[0],
+        "stop_token_ids": stop_ids,
+        "chat_template": bool(tokenizer.chat_template),
+        "text": SAMPLE_TEXT,
+        "tokens": tokenizer(SAMPLE_TEXT).input_ids,
+        "environment": environment(),
+        "device": model.device.type,
+        "probe_ids": ids,
+        "logits_sha256": digest(logits),
+        "logits": logits[:, columns].tolist(),
+    }
+    (folder / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False), "utf-8")
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Read the record of an export.
+
+    Raises:
+        ModelError: ``folder`` is not an export, or its record is damaged.
+    """
+    path = folder / RECORD
+    if not path.is_file():
+        raise ModelError(
+            f"'{folder}' holds no {RECORD}: it was not written by `inlay convert` and there is "
+            "nothing to verify it against."
+        )
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ModelError(f"'{path}' is damaged: {error}") from error
+
+
+def columns_of(vocab_size: int) -> list[int]:
+    """Vocabulary entries whose logits stand in the record, evenly spread."""
+    num = min(NUM_COLUMNS, vocab_size)
+    return [i * vocab_size // num for i in range(num)]
+
+
+def _plain(quantization: Any) -> dict[str, Any]:
+    values = quantization if isinstance(quantization, dict) else quantization.to_dict()
+    return {k: v for k, v in values.items() if not k.startswith("_")}

@@ -1,0 +1,1 @@
+"""What every floor shares: data-model contracts, errors, atomic files, process facts."""

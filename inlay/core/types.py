@@ -1,0 +1,185 @@
+"""The contracts between the floors. ``data``, ``models`` and ``engine`` meet here and nowhere else.
+
+``row -> Conversation -> Sample -> item (one sample, or one pack of samples) -> Batch -> StepOutput``
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+IGNORE_INDEX = -100
+"""Label of a token that is not trained (the value that ``torch`` ignores by default)."""
+
+
+@dataclass(slots=True)
+class Message:
+    """One turn of a conversation.
+
+    Attributes:
+        role: ``"system"``, ``"user"``, ``"assistant"`` or ``"tool"``.
+        content: the text of the turn, without any template around it.
+        trained: whether the loss covers this turn; only an assistant turn can be trained.
+    """
+
+    role: str
+    content: str
+    trained: bool = False
+
+
+@dataclass(slots=True)
+class Conversation:
+    """A chat, or, with ``text``, one plain document for continued pre-training."""
+
+    messages: list[Message] = field(default_factory=list)
+    text: str | None = None
+
+
+@dataclass(slots=True)
+class Sample:
+    """A tokenised conversation.
+
+    Attributes:
+        ids: int32 ``[N]`` token ids.
+        mask: bool ``[N]``, True where the token is *predicted and trained*. ``mask[0]`` is always
+            False: nothing precedes the first token. ``mask.sum()`` is the sample's loss units.
+    """
+
+    ids: np.ndarray
+    mask: np.ndarray
+
+
+@dataclass(slots=True)
+class Batch:
+    """One micro-batch of one device.
+
+    Attributes:
+        inputs: keyword arguments of the model's ``forward``. For a language model: one flat row of
+            documents, ``input_ids`` int64 ``[1, N]``, ``labels`` int64 ``[1, N]`` (``IGNORE_INDEX``
+            where untrained, not shifted), ``position_ids`` int64 ``[1, N]`` restarting at 0 for
+            every document, ``doc_starts`` int32 ``[D + 1]`` cumulative document lengths.
+        loss_units: number of trained tokens (or masks) in this batch; 0 for a stand-in batch that
+            only keeps the ranks in step.
+        num_samples: samples (conversations, not packs) in this batch.
+        num_tokens: real tokens in this batch (padding excluded).
+    """
+
+    inputs: dict[str, Any]
+    loss_units: int
+    num_samples: int
+    num_tokens: int
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """Return the batch with every tensor of ``inputs`` on ``device``."""
+        import torch
+
+        inputs = {
+            k: v.to(device, non_blocking=non_blocking) if isinstance(v, torch.Tensor) else v
+            for k, v in self.inputs.items()
+        }
+        return Batch(inputs, self.loss_units, self.num_samples, self.num_tokens)
+
+    def pin_memory(self) -> Batch:
+        """Return the batch in page-locked memory (called by torch's DataLoader)."""
+        import torch
+
+        inputs = {
+            k: v.pin_memory() if isinstance(v, torch.Tensor) else v for k, v in self.inputs.items()
+        }
+        return Batch(inputs, self.loss_units, self.num_samples, self.num_tokens)
+
+
+@dataclass(slots=True)
+class StepOutput:
+    """What a model's ``forward`` returns in training and validation.
+
+    Attributes:
+        loss_sum: float32 scalar, the loss *summed* over loss units (nats for a language model).
+        loss_units: number of units in ``loss_sum``.
+        metrics: further scalars to log, already means over the batch.
+    """
+
+    loss_sum: torch.Tensor
+    loss_units: int
+    metrics: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Window:
+    """The micro-batches of one optimizer update, on this rank.
+
+    Attributes:
+        num_batches: micro-batches in the window, the same on every rank.
+        start, stop: positions ``[start, stop)`` in the epoch's permutation of items, all ranks.
+        loss_units: trained units of the whole window over all ranks: the loss is divided by it.
+        batches: this rank's micro-batches, read lazily.
+        hint: what a stream needs to reopen its source near ``stop`` (JSON values); None for
+            indexed data, where the position alone is enough.
+    """
+
+    num_batches: int
+    start: int
+    stop: int
+    loss_units: int
+    batches: Iterator[Batch]
+    hint: dict[str, Any] | None = None
+
+
+class IndexedDataset(Protocol):
+    """What the loader asks of a data set. An *item* is one sample, or one pack of samples."""
+
+    def __len__(self) -> int:
+        """Number of items in one epoch."""
+        ...
+
+    def item(self, index: int, seed: int) -> Any:
+        """Return item ``index``. ``seed`` (64 bit) depends on run, epoch and index: the only source
+        of randomness that an item may use, so that workers and resume give the same bits."""
+        ...
+
+    def collate(self, items: list[Any]) -> Batch:
+        """Join items into one micro-batch."""
+        ...
+
+    def stand_in(self, item: Any) -> Batch:
+        """Return ``item`` as a batch with no trained unit, for a rank that has run out of items."""
+        ...
+
+    @property
+    def loss_units(self) -> np.ndarray:
+        """int64 ``[len(self)]`` trained units of every item."""
+        ...
+
+    @property
+    def num_samples(self) -> np.ndarray:
+        """int64 ``[len(self)]`` samples of every item."""
+        ...
+
+    def identity(self) -> dict[str, str]:
+        """Fingerprints by name (``data``, ``template``, ``tokenizer``, ``packing``): a resumed run
+        must find them unchanged."""
+        ...
+
+
+class Loader(Protocol):
+    """What the loop asks of a data loader (``data.loader.WindowLoader``)."""
+
+    dataset: Any
+    batch_size: int
+    iters_per_epoch: int
+    num_items: int
+
+    def windows(
+        self, epoch: int, start: int, accumulate: int, hint: dict[str, Any] | None = None
+    ) -> Iterator[Window]:
+        """Yield the windows of ``epoch`` from item position ``start`` on, the last one short."""
+        ...
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield this rank's batches of one pass in order, unshuffled (validation)."""
+        ...

@@ -1,0 +1,51 @@
+"""Rows to batches: formats, templates, tokens and loss masks, packing, loading.
+
+Names are imported when they are first used, so that config files may import them at no cost.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from inlay.data.chat import ChatEncoder
+    from inlay.data.formats import FORMATS, detect_format
+    from inlay.data.loader import WindowLoader
+    from inlay.data.map_fns import MAP_FNS
+    from inlay.data.sft import ChatDataset
+    from inlay.data.stream import StreamDataset, StreamLoader
+    from inlay.data.templates import PROMPT_TEMPLATE, SYSTEM_TEMPLATE
+
+_HOMES = {
+    "ChatDataset": "sft",
+    "ChatEncoder": "chat",
+    "FORMATS": "formats",
+    "MAP_FNS": "map_fns",
+    "PROMPT_TEMPLATE": "templates",
+    "SYSTEM_TEMPLATE": "templates",
+    "StreamDataset": "stream",
+    "StreamLoader": "stream",
+    "WindowLoader": "loader",
+    "detect_format": "formats",
+}
+
+__all__ = [
+    "FORMATS",
+    "MAP_FNS",
+    "PROMPT_TEMPLATE",
+    "SYSTEM_TEMPLATE",
+    "ChatDataset",
+    "ChatEncoder",
+    "StreamDataset",
+    "StreamLoader",
+    "WindowLoader",
+    "detect_format",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name, "map_fns" if name.endswith("_map_fn") else None)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{home}"), name)

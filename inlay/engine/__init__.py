@@ -1,0 +1,40 @@
+"""The training engine. Names are imported on first use, so that a config file loads at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_HOMES = {
+    "OptimWrapper": "inlay.engine.settings",
+    "TrainLoop": "inlay.engine.settings",
+    "LinearLR": "inlay.engine.schedule",
+    "CosineAnnealingLR": "inlay.engine.schedule",
+    "ConstantLR": "inlay.engine.schedule",
+    "MultiStepLR": "inlay.engine.schedule",
+    "PolyLR": "inlay.engine.schedule",
+    "Runner": "inlay.engine.runner",
+    "Visualizer": "inlay.engine.trackers",
+    "LocalVisBackend": "inlay.engine.trackers",
+    "TensorboardVisBackend": "inlay.engine.trackers",
+}
+__all__ = [
+    "ConstantLR",
+    "CosineAnnealingLR",
+    "LinearLR",
+    "LocalVisBackend",
+    "MultiStepLR",
+    "OptimWrapper",
+    "PolyLR",
+    "Runner",
+    "TensorboardVisBackend",
+    "TrainLoop",
+    "Visualizer",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'inlay.engine' has no attribute '{name}'")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,265 @@
+"""Checkpoints on disk: a folder that is either whole and verified, or not there.
+
+``iter_N/`` holds ``model.safetensors`` (trained weights), ``optimizer.safetensors``,
+``rng_R.safetensors`` for every rank R, ``state.json`` (counters, data position, identity),
+``config.py`` (resolved), what hooks added, and ``manifest.json`` with size and SHA-256 of the rest.
+It is written under a temporary name, synced, then renamed; ``last_checkpoint`` (a relative name)
+comes last. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from inlay.core.errors import CheckpointError, did_you_mean
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+POINTER = "last_checkpoint"
+NAME = re.compile(r"^(iter|epoch)_(\d+)$")
+BLOCK = 1 << 20
+"""Bytes hashed at a time."""
+
+
+@dataclass
+class Checkpoint:
+    """A checkpoint in memory.
+
+    Attributes:
+        tensors: file stem -> tensors by name (``model``, ``optimizer``, ``rng_0``, ...).
+        state: JSON values: counters, position, identity, optimizer settings, hook values.
+        config: text of the resolved config file.
+    """
+
+    tensors: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
+    state: dict[str, Any] = field(default_factory=dict)
+    config: str = ""
+
+
+def write(path: Path, checkpoint: Checkpoint) -> None:
+    """Write ``checkpoint`` to the folder ``path``: all of it, or nothing.
+
+    Raises:
+        CheckpointError: the disk is full or not writable; what was there before is untouched.
+    """
+    temporary = path.parent / f".{path.name}.tmp-{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        _write_files(temporary, checkpoint)
+        _swap(temporary, path)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise CheckpointError(
+            f"could not write checkpoint {path}: {error.strerror or error}. Earlier checkpoints "
+            "are untouched; free some space or fix the permissions, then resume."
+        ) from error
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write all files; hash and sync in threads while the next file is being written."""
+    hashes: dict[str, Future[str]] = {}
+    with ThreadPoolExecutor(2) as pool:
+        syncs = []
+
+        def written(name: str) -> None:
+            hashes[name] = pool.submit(sha256, folder / name)
+            syncs.append(pool.submit(_sync, folder / name))
+
+        for stem, tensors in checkpoint.tensors.items():
+            _save_tensors(folder / f"{stem}.safetensors", tensors)
+            written(f"{stem}.safetensors")
+        state = {"format": FORMAT, **checkpoint.state}
+        (folder / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+        written("state.json")
+        (folder / "config.py").write_text(checkpoint.config, encoding="utf-8")
+        written("config.py")
+        for sync in syncs:
+            sync.result()
+        files = {
+            name: {"size": (folder / name).stat().st_size, "sha256": digest.result()}
+            for name, digest in hashes.items()
+        }
+    manifest = folder / MANIFEST
+    manifest.write_text(json.dumps({"format": FORMAT, "files": files}, indent=1), encoding="utf-8")
+    _sync(manifest)
+    _sync(folder)
+
+
+def _save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    try:
+        save_file({k: v.detach().contiguous() for k, v in tensors.items()}, path)
+    except Exception as error:
+        # safetensors wraps the operating system's error in its own type.
+        if "No space left" in str(error) or "os error" in str(error).lower():
+            raise OSError(28, str(error)) from error
+        raise
+
+
+def _swap(temporary: Path, path: Path) -> None:
+    """Give the finished folder its name. One that is in the way steps aside until then."""
+    aside = path.parent / f".{path.name}.old"
+    if path.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)
+    temporary.rename(path)
+    _sync(path.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def point_to(work_dir: Path, name: str) -> None:
+    """Make ``name`` the checkpoint that ``last_checkpoint`` names (relative, so folders can move)."""
+    temporary = work_dir / f".{POINTER}.tmp"
+    temporary.write_text(name, encoding="utf-8")
+    _sync(temporary)
+    temporary.replace(work_dir / POINTER)
+    _sync(work_dir)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        buffer = bytearray(BLOCK)
+        view = memoryview(buffer)
+        while count := file.readinto(buffer):
+            digest.update(view[:count])
+    return digest.hexdigest()
+
+
+def damage(path: Path) -> str | None:
+    """Return what is wrong with the checkpoint folder ``path``, or None when it is whole."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        files = manifest["files"]
+        for name, expected in files.items():
+            file = path / name
+            if not file.is_file():
+                return f"{name} is missing"
+            if file.stat().st_size != expected["size"]:
+                return f"{name} has {file.stat().st_size} bytes, expected {expected['size']}"
+            if sha256(file) != expected["sha256"]:
+                return f"{name} does not match its checksum"
+    except FileNotFoundError:
+        return f"{MANIFEST} is missing"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{MANIFEST} cannot be read ({error})"
+    return None if "state.json" in files else "state.json is missing"
+
+
+def read(path: Path) -> Checkpoint:
+    """Read a checkpoint folder, checksums verified.
+
+    Raises:
+        CheckpointError: it is damaged, or written by a newer Inlay.
+    """
+    if problem := damage(path):
+        raise CheckpointError(f"checkpoint {path} is damaged: {problem}")
+    state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    if state["format"] > FORMAT:
+        raise CheckpointError(
+            f"checkpoint {path} has format {state['format']}, this Inlay reads up to {FORMAT}: "
+            "update Inlay"
+        )
+    tensors = {f.stem: load_file(f) for f in sorted(path.glob("*.safetensors"))}
+    return Checkpoint(tensors, state, (path / "config.py").read_text(encoding="utf-8"))
+
+
+def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
+    """Return the trained weights of a checkpoint by parameter name, checksums verified.
+
+    Raises:
+        CheckpointError: there is no checkpoint at ``path``, or it is damaged.
+    """
+    folder = locate(path)
+    if problem := damage(folder):
+        raise CheckpointError(f"checkpoint {folder} is damaged: {problem}")
+    return load_file(folder / "model.safetensors")
+
+
+def locate(path: str | Path) -> Path:
+    """Find the folder that the user means: ``iter_300.pth`` is spelled for ``iter_300``.
+
+    Raises:
+        CheckpointError: nothing there.
+    """
+    asked = Path(path)
+    bare = asked.with_suffix("") if asked.suffix == ".pth" else asked
+    for candidate in (asked, bare):
+        if (candidate / "state.json").is_file() or (candidate / MANIFEST).is_file():
+            return candidate
+    if (asked / POINTER).is_file():
+        return asked / (asked / POINTER).read_text(encoding="utf-8").strip()
+    if asked.is_file():
+        raise CheckpointError(f"{asked} is a file; a checkpoint of Inlay is a folder `iter_N`")
+    siblings = [p.name for p in list_checkpoints(asked.parent)]
+    raise CheckpointError(
+        f"no checkpoint at {asked}.{did_you_mean(bare.name, siblings)}"
+        + (f" That folder holds: {', '.join(siblings)}." if siblings else "")
+    )
+
+
+def list_checkpoints(work_dir: Path) -> list[Path]:
+    """Return the checkpoint folders of ``work_dir``, oldest first, by position in the run.
+
+    File times play no part: a wrong clock must not decide what is deleted.
+    """
+    found = []
+    for path in work_dir.iterdir() if work_dir.is_dir() else ():
+        if NAME.match(path.name) and path.is_dir():
+            found.append((_progress(path), path.name, path))
+    return [path for _, _, path in sorted(found)]
+
+
+def _progress(path: Path) -> tuple[int, int]:
+    """Sort key: iterations done. A folder whose state cannot be read goes by its name."""
+    try:
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        return int(state["saved_at_iter"]), 1
+    except (OSError, ValueError, KeyError, TypeError):
+        match = NAME.match(path.name)
+        return (int(match[2]) if match and match[1] == "iter" else 0), 0
+
+
+def newest_valid(work_dir: Path) -> tuple[Path | None, list[str]]:
+    """Return the newest undamaged checkpoint and a line for each newer one that is damaged."""
+    problems = []
+    for path in reversed(list_checkpoints(work_dir)):
+        problem = damage(path)
+        if problem is None:
+            return path, problems
+        problems.append(f"{path.name} is damaged and was passed over: {problem}")
+    return None, problems
+
+
+def clean_up(work_dir: Path) -> None:
+    """Finish or undo what a killed save left behind. Only for the process that holds the lock."""
+    for old in work_dir.glob(".*.old"):
+        path = work_dir / old.name[1:].removesuffix(".old")
+        if not path.exists():
+            old.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
+    for temporary in work_dir.glob(".*.tmp-*"):
+        shutil.rmtree(temporary, ignore_errors=True)

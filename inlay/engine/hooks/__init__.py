@@ -1,0 +1,36 @@
+"""Hooks that ship with Inlay. Names are imported on first use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_HOMES = {
+    "Hook": "base",
+    "IterTimerHook": "timer",
+    "ThroughputHook": "timer",
+    "LoggerHook": "logger",
+    "CheckpointHook": "checkpoint",
+    "EvaluateChatHook": "evaluate_chat",
+    "DatasetInfoHook": "dataset_info",
+    "ParamSchedulerHook": "markers",
+    "DistSamplerSeedHook": "markers",
+}
+__all__ = [
+    "CheckpointHook",
+    "DatasetInfoHook",
+    "DistSamplerSeedHook",
+    "EvaluateChatHook",
+    "Hook",
+    "IterTimerHook",
+    "LoggerHook",
+    "ParamSchedulerHook",
+    "ThroughputHook",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'inlay.engine.hooks' has no attribute '{name}'")
+    from importlib import import_module
+
+    return getattr(import_module(f"inlay.engine.hooks.{_HOMES[name]}"), name)

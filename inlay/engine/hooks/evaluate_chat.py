@@ -1,0 +1,98 @@
+"""Let the model answer while it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from inlay.engine import rng
+from inlay.engine.hooks.base import Hook
+from inlay.engine.hooks.checkpoint import CheckpointHook
+
+FIRST_LOOK_TOKENS = 50
+"""Answer length before training, as in the original: a glance, not an evaluation."""
+
+
+class EvaluateChatHook(Hook):
+    """Asks ``evaluation_inputs`` before training, every ``every_n_iters``, at saves and at the end.
+
+    Answers go to the log, at saves also to ``vis_data/eval_outputs_iter_{N}.txt`` with N counted
+    from 0. Generation draws from its own random state: it never changes the training.
+
+    Args:
+        tokenizer: of the model.
+        evaluation_inputs: user turns, one conversation each.
+        respond: ``(model, tokenizer, prompt_template, system, text, max_new_tokens, stop_words)`` to
+            the decoded prompt and answer; handed in, since chat templates live on another floor.
+        system: text of the system turn, or several parts that are joined.
+        prompt_template: a named template's dict; None uses the tokenizer's own.
+        every_n_iters: None asks after every validation instead.
+        max_new_tokens: length of an answer, in tokens.
+        stop_words: end an answer, besides those of the template.
+    """
+
+    priority = "LOW"
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        evaluation_inputs: str | Sequence[str],
+        respond: Callable[..., str],
+        system: str | Sequence[str] = "",
+        prompt_template: Any = None,
+        every_n_iters: int | None = None,
+        max_new_tokens: int = 600,
+        stop_words: Sequence[str] = (),
+    ) -> None:
+        self.tokenizer, self.respond = tokenizer, respond
+        inputs = [evaluation_inputs] if isinstance(evaluation_inputs, str) else evaluation_inputs
+        self.evaluation_inputs = list(inputs)
+        self.system = system if isinstance(system, str) else "".join(system)
+        self.prompt_template = prompt_template
+        self.every_n_iters = every_n_iters
+        self.max_new_tokens = max_new_tokens
+        self.stop_words = list(stop_words)
+
+    def before_train(self, runner: Any) -> None:
+        self._ask(runner, "before_train", min(self.max_new_tokens, FIRST_LOOK_TOKENS))
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        if self.every_n_iters is None:
+            return
+        saves = any(isinstance(h, CheckpointHook) and h.saves_now(runner) for h in runner.hooks)
+        if saves or self.every_n_train_iters(runner, self.every_n_iters):
+            self._ask(runner, "after_train_iter", self.max_new_tokens, save=saves)
+
+    def after_val(self, runner: Any) -> None:
+        if self.every_n_iters is None:
+            self._ask(runner, "after_val", self.max_new_tokens)
+
+    def after_train(self, runner: Any) -> None:
+        self._ask(runner, "after_train", self.max_new_tokens)
+
+    def _ask(self, runner: Any, where: str, max_new_tokens: int, save: bool = False) -> None:
+        if runner.rank != 0:
+            return
+        runner.logger.info("%s in EvaluateChatHook.", where)
+        answers = []
+        with rng.preserved():
+            for text in self.evaluation_inputs:
+                answer = self.respond(
+                    runner.model,
+                    self.tokenizer,
+                    self.prompt_template,
+                    self.system,
+                    text,
+                    max_new_tokens,
+                    self.stop_words,
+                )
+                runner.logger.info("Sample output:\n%s\n", answer)
+                answers.append(answer)
+        if save:
+            path = Path(runner.log_dir) / "vis_data" / f"eval_outputs_iter_{runner.iter}.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            blocks = [f"Eval output {i}:\n{a}\n\n\n" for i, a in enumerate(answers, 1)]
+            path.write_text("".join(blocks), encoding="utf-8")

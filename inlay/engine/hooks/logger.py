@@ -1,0 +1,159 @@
+"""The console line and the record behind it."""
+
+from __future__ import annotations
+
+import datetime
+import resource
+import sys
+from collections import deque
+from typing import Any
+
+import torch
+
+from inlay.engine.hooks.base import Hook
+
+OWN = {"train/time", "train/data_time", "train/loss", "train/lr"}
+
+
+class LoggerHook(Hook):
+    """Logs every ``interval`` iterations: means since the last line, over all ranks.
+
+    The loss is the sum over all trained units since the last line, divided by their number. What
+    has not been logged yet is kept in checkpoints, so that a resumed run logs the same lines.
+
+    Args:
+        interval: iterations between two lines.
+        log_metric_by_epoch: show progress as ``Epoch(train) [epoch][iter/iters]``.
+    """
+
+    priority = "BELOW_NORMAL"
+
+    def __init__(self, interval: int = 10, log_metric_by_epoch: bool = False) -> None:
+        self.interval = interval
+        self.log_metric_by_epoch = log_metric_by_epoch
+        self._pending: deque[tuple[int, Any, int]] = deque()
+        self._metrics: dict[str, list[Any]] = {}
+        self._tokens = 0
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        self._pending = deque(tuple(row) for row in checkpoint.get("logger", ()))
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        start = runner.window_start
+        done = start.state.iter if start else runner.state.iter
+        # An iteration at a logged boundary is on its way to the log, not pending.
+        boundary = done - done % self.interval
+        checkpoint["logger"] = [
+            [i, float(loss), units] for i, loss, units in self._pending if boundary <= i < done
+        ]
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        self._pending.append((runner.iter, outputs.loss_sum.detach(), outputs.loss_units))
+        self._tokens += data_batch.num_tokens
+        for key, value in outputs.metrics.items():
+            self._metrics.setdefault(key, []).append(value.detach())
+        if self.every_n_train_iters(runner, self.interval) or self.is_last_train_iter(runner):
+            self._log(runner)
+
+    def after_val_epoch(self, runner: Any, metrics: dict[str, float]) -> None:
+        self._log_evaluation(runner, "val", metrics)
+
+    def after_test_epoch(self, runner: Any, metrics: dict[str, float]) -> None:
+        self._log_evaluation(runner, "test", metrics)
+
+    def _log(self, runner: Any) -> None:
+        record = self._record(runner)
+        hub = runner.message_hub
+        hub.update_scalar("train/loss", record["loss"])
+        hub.update_scalar("train/lr", record["lr"])
+        if runner.rank == 0:
+            runner.logger.info(self._line(runner, record))
+            runner.track(record)
+
+    def _record(self, runner: Any) -> dict[str, Any]:
+        """All that is logged about the iterations since the last line."""
+        hub, count = runner.message_hub, self.interval
+        sums = torch.tensor(
+            [
+                sum(float(loss) for _, loss, _ in self._pending),
+                sum(units for _, _, units in self._pending),
+                self._tokens,
+            ],
+            dtype=torch.float64,
+        )
+        local = max(len(self._pending), 1)
+        loss_sum, units, tokens = runner.strategy.sum(sums).tolist()
+        runner.sync_counts()
+        scalars = hub.log_scalars
+        seconds = scalars["train/time"].mean(count) if "train/time" in scalars else 0.0
+        data = scalars["train/data_time"].mean(count) if "train/data_time" in scalars else 0.0
+        state = runner.state
+        record = {
+            "iter": state.iter,
+            "update": state.update,
+            "epoch": runner.epoch + 1,
+            "loss": loss_sum / max(units, 1),
+            "lr": runner.optimizer.param_groups[0]["lr"],
+            "grad_norm": runner.grad_norm,
+            "tokens": state.tokens,
+            "samples": state.samples,
+            "time": seconds,
+            "data_time": data,
+            "memory": peak_memory(runner.strategy.device),
+            "tokens_per_sec": tokens / (seconds * local) if seconds else 0.0,
+            "step": state.iter,
+        }
+        for key, values in self._metrics.items():
+            record[key] = float(torch.stack(values).float().mean())
+        for key, history in scalars.items():
+            if key.startswith("train/") and key not in OWN:
+                record.setdefault(key.removeprefix("train/"), history.current())
+        self._pending.clear()
+        self._metrics, self._tokens = {}, 0
+        return record
+
+    def _line(self, runner: Any, record: dict[str, Any]) -> str:
+        """The line in the originals' layout."""
+        width = len(str(runner.max_iters))
+        if self.log_metric_by_epoch:
+            size = runner.iters_per_epoch
+            inner = runner.iter % size + 1
+            place = f"Epoch(train) [{record['epoch']}][{inner:{len(str(size))}d}/{size}]"
+        else:
+            place = f"Iter(train) [{record['iter']:{width}d}/{runner.max_iters}]"
+        left = (runner.max_iters - record["iter"]) * record["time"]
+        eta = datetime.timedelta(seconds=int(left))
+        shown = (
+            f"{place}  lr: {record['lr']:.4e}  eta: {eta}  time: {record['time']:.4f}  "
+            f"data_time: {record['data_time']:.4f}  memory: {record['memory']}  "
+            f"grad_norm: {record['grad_norm']:.4f}  loss: {record['loss']:.4f}  "
+            f"tokens/s: {record['tokens_per_sec']:.0f}"
+        )
+        known = set(
+            "iter update epoch loss lr grad_norm tokens samples time data_time memory "
+            "tokens_per_sec step".split()
+        )
+        return shown + "".join(f"  {k}: {v:.4f}" for k, v in record.items() if k not in known)
+
+    def _log_evaluation(self, runner: Any, mode: str, metrics: dict[str, float]) -> None:
+        if runner.rank != 0:
+            return
+        loader = runner.val_dataloader if mode == "val" else runner.test_dataloader
+        size = loader.iters_per_epoch
+        text = "  ".join(f"{k}: {v:.4f}" for k, v in metrics.items())
+        runner.logger.info(f"Iter({mode}) [{size}/{size}]  {text}")
+        state = runner.state
+        runner.track(
+            {"iter": state.iter, "step": state.iter, "epoch": runner.epoch + 1}
+            | {f"{mode}/{k}": v for k, v in metrics.items()}
+        )
+
+
+def peak_memory(device: torch.device) -> int:
+    """Peak memory of this process in MB: of the GPU, or resident on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) >> 20
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit >> 20

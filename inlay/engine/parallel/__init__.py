@@ -1,0 +1,1 @@
+"""Strategies: who owns synchronisation, backward, loss scale, clipping and the optimizer step."""

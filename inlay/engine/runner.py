@@ -1,0 +1,401 @@
+"""The runner: holds what a run is made of and is what hooks see."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from inlay.core.errors import CheckpointError
+from inlay.core.types import Loader
+from inlay.engine import checkpoint as ckpt
+from inlay.engine import loop as loop_module
+from inlay.engine import rng
+from inlay.engine.hooks.base import HookList
+from inlay.engine.optim import load_optimizer_state, optimizer_state, trainable
+from inlay.engine.parallel.single import SingleDevice
+from inlay.engine.schedule import Schedule
+from inlay.engine.settings import OptimWrapper, TrainLoop
+from inlay.engine.state import MessageHub, RunState
+
+EXIT_CODES = {"SIGTERM": 143, "SIGINT": 130}
+HUB_KEYS = ("train/loss", "train/lr")
+
+
+class Runner:
+    """One run: model, data, optimizer, schedules, hooks, and where it stands.
+
+    Args:
+        model: ``forward(**batch.inputs) -> StepOutput``.
+        strategy: who owns devices and ranks.
+        optimizer: over the trainable parameters of ``model``, in their order.
+        schedules: applied one after another to the optimizer's own rate.
+        train_loader, val_loader, test_loader: see ``core.types.Loader``.
+        loop, optim: settings of PART 4.
+        hooks: in the order in which they are called.
+        work_dir: where checkpoints go. log_dir: this start's folder in it.
+        cfg: the config, for hooks; the engine does not read it.
+        config_text: resolved config file, kept in every checkpoint.
+        identity: fingerprints that a resumed run must find unchanged.
+        seed: of data order and dropout.
+        trackers: take the records that hooks log.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        strategy: SingleDevice,
+        optimizer: Any = None,
+        schedules: list[Schedule] | None = None,
+        train_loader: Loader | None = None,
+        val_loader: Loader | None = None,
+        test_loader: Loader | None = None,
+        loop: TrainLoop,
+        optim: OptimWrapper,
+        hooks: list[Any],
+        work_dir: Path,
+        log_dir: Path | None = None,
+        logger: logging.Logger | None = None,
+        cfg: Any = None,
+        config_text: str = "",
+        identity: dict[str, str] | None = None,
+        seed: int = 0,
+        trackers: list[Any] | None = None,
+    ) -> None:
+        self.model = model
+        self.strategy = strategy
+        self.wrapped: nn.Module = model
+        self.optimizer = optimizer
+        self.schedules = schedules or []
+        self.train_dataloader: Any = train_loader
+        self.val_dataloader: Any = val_loader
+        self.test_dataloader: Any = test_loader
+        self.loop, self.optim = loop, optim
+        self.work_dir = Path(work_dir)
+        self.log_dir = Path(log_dir) if log_dir else self.work_dir
+        self.logger = logger or logging.getLogger("inlay")
+        self.cfg, self.config_text = cfg, config_text
+        self.identity = identity or {}
+        self.seed = seed
+        self.trackers = trackers or []
+        self.state = RunState()
+        self.message_hub = MessageHub()
+        self.hooks_list = HookList(hooks)
+        self.hooks = self.hooks_list.hooks
+        self.named_parameters = trainable(model)
+        self.parameters = list(self.named_parameters.values())
+        self.base_lrs = [g["lr"] for g in optimizer.param_groups] if optimizer else []
+        self.pending = [0, 0]
+        self.grad_norm = math.nan
+        self.current_iter = 0
+        self.shown_epoch: int | None = None
+        self.window_start: loop_module.WindowStart | None = None
+        self.stop_reason: str | None = None
+        self.hook_state: dict[str, Any] = {}
+        self._random: dict[str, Any] | None = None
+        self._last_saved: int | None = None
+
+    # -- what hooks read ---------------------------------------------------------------------
+
+    @property
+    def iter(self) -> int:
+        """Index of the current iteration, from 0; after training, the number of iterations."""
+        return self.current_iter
+
+    @property
+    def epoch(self) -> int:
+        """Index of the current epoch, from 0."""
+        return self.state.epoch if self.shown_epoch is None else self.shown_epoch
+
+    @property
+    def iters_per_epoch(self) -> int:
+        """Micro-batches of one epoch; for a stream, of the whole run."""
+        count = self.train_dataloader.iters_per_epoch if self.train_dataloader else 1
+        return count or self.loop.max_iters or 1
+
+    @property
+    def max_iters(self) -> int:
+        """Micro-batches of the run, per device."""
+        if self.loop.max_iters is not None:
+            return self.loop.max_iters
+        return (self.loop.max_epochs or 0) * self.iters_per_epoch
+
+    @property
+    def max_epochs(self) -> int:
+        """Epochs of the run, the last one perhaps cut short."""
+        return self.loop.max_epochs or -(-self.max_iters // self.iters_per_epoch)
+
+    @property
+    def rank(self) -> int:
+        return self.strategy.rank
+
+    @property
+    def world_size(self) -> int:
+        return self.strategy.world_size
+
+    @property
+    def timestamp(self) -> str:
+        """Name of this start's log folder, ``YYYYmmdd_HHMMSS``."""
+        return self.log_dir.name
+
+    @property
+    def experiment_name(self) -> str:
+        return f"{self.work_dir.name}_{self.timestamp}"
+
+    def stop(self, reason: str) -> None:
+        """Ask the loop to save and end after the current iteration."""
+        self.stop_reason = self.stop_reason or reason
+
+    def should_stop(self) -> bool:
+        """True when any rank was asked to stop; all ranks agree on the answer."""
+        if self.world_size > 1:
+            reasons = [r for r in self.strategy.gather(self.stop_reason) if r]
+            self.stop_reason = reasons[0] if reasons else None
+        return self.stop_reason is not None
+
+    # -- running -----------------------------------------------------------------------------
+
+    def train(self) -> str | None:
+        """Train, with all hooks. Returns None, or why the run stopped early."""
+        self.wrapped = self.strategy.prepare(self.model)
+        self.model.train()
+        previous = self._catch_signals()
+        try:
+            self.current_iter = self.state.iter
+            self.hooks_list.call("before_run", self)
+            self.hooks_list.call("before_train", self)
+            # Hooks may have drawn numbers; training starts from its own, or the saved, state.
+            if self._random is not None:
+                rng.restore(self._random)
+            else:
+                rng.seed_everything(self.seed + self.rank)
+            loop_module.train(self)
+            self.current_iter = self.state.iter
+            if self.stop_reason:
+                self._save_on_stop()
+            else:
+                self.hooks_list.call("after_train", self)
+            self.hooks_list.call("after_run", self)
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+        return self.stop_reason
+
+    def val(self) -> dict[str, float]:
+        """Evaluate on ``val_dataloader``; see ``loop.evaluate`` for the result."""
+        return loop_module.evaluate(self, self.val_dataloader, "val")
+
+    def test(self) -> dict[str, float]:
+        """Evaluate on ``test_dataloader``, with ``before_run`` and ``after_run`` around it."""
+        self.hooks_list.call("before_run", self)
+        metrics = loop_module.evaluate(self, self.test_dataloader, "test")
+        self.hooks_list.call("after_run", self)
+        return metrics
+
+    def validates_after_iter(self, done: int) -> bool:
+        interval = self.loop.val_interval or 0
+        return (
+            self.val_dataloader is not None
+            and not self.loop.by_epoch
+            and done >= self.loop.val_begin
+            and done % interval == 0
+        )
+
+    def validates_after_epoch(self, done: int) -> bool:
+        interval = self.loop.val_interval or 0
+        return (
+            self.val_dataloader is not None
+            and bool(self.loop.by_epoch)
+            and done >= self.loop.val_begin
+            and done % interval == 0
+        )
+
+    def validates_at_end(self) -> bool:
+        """The last weights are always judged, also when the interval does not divide the run."""
+        if self.val_dataloader is None or self.stop_reason:
+            return False
+        done = self.state.epoch if self.loop.by_epoch else self.state.iter
+        interval = self.loop.val_interval or 1
+        return done % interval != 0 or (bool(self.loop.by_epoch) and self.state.position > 0)
+
+    def _catch_signals(self) -> dict[int, Any]:
+        """SIGTERM and Ctrl-C save and stop; a second Ctrl-C stops at once."""
+
+        def handler(number: int, _frame: Any) -> None:
+            name = signal.Signals(number).name
+            if self.stop_reason == "SIGINT" and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            self.stop(name)
+
+        try:
+            return {n: signal.signal(n, handler) for n in (signal.SIGTERM, signal.SIGINT)}
+        except ValueError:
+            return {}  # not in the main thread: the caller owns the signals
+
+    def _save_on_stop(self) -> None:
+        done = self.state.iter
+        if self.stop_reason in EXIT_CODES and done and self._last_saved != done:
+            self.optimizer.zero_grad(set_to_none=True)
+            self.save_checkpoint(f"iter_{done}")
+        self.logger.info("stopped by %s at iteration %d", self.stop_reason, done)
+
+    def track(self, record: dict[str, Any]) -> None:
+        """Hand a record to every tracker; ``step`` is its iteration."""
+        for tracker in self.trackers:
+            tracker.write(record)
+
+    # -- counters ----------------------------------------------------------------------------
+
+    def sync_counts(self) -> None:
+        """Add what every rank has trained since the last call to ``state.samples`` and tokens."""
+        counts = self.strategy.sum(torch.tensor(self.pending, dtype=torch.float64)).tolist()
+        self.state.samples += int(counts[0])
+        self.state.tokens += int(counts[1])
+        self.pending = [0, 0]
+
+    # -- checkpoints -------------------------------------------------------------------------
+
+    def save_checkpoint(self, name: str) -> Path | None:
+        """Write ``work_dir/name``; every rank calls it. Returns the folder on rank 0.
+
+        Raises:
+            CheckpointError: the disk is full or not writable, or a weight is not finite.
+        """
+        start = self.window_start
+        random = start.random if start else rng.capture()
+        pending = start.pending if start else self.pending
+        state = start.state if start else self.state
+        counts = self.strategy.sum(torch.tensor(pending, dtype=torch.float64)).tolist()
+        saved = asdict(state)
+        saved["best"] = self.state.best
+        saved["samples"] += int(counts[0])
+        saved["tokens"] += int(counts[1])
+        randoms = self.strategy.gather(rng.to_saved(random))
+        extra: dict[str, Any] = {
+            "meta": {"iter": self.state.iter, "epoch": self.state.epoch, "seed": self.seed},
+            "message_hub": {
+                k: self.message_hub.get_scalar(k).current()
+                for k in HUB_KEYS
+                if k in self.message_hub.log_scalars
+            },
+        }
+        self.hooks_list.call("before_save_checkpoint", self, checkpoint=extra)
+        path = self.work_dir / name
+        self.strategy.barrier()
+        if self.rank == 0:
+            ckpt.write(path, self._assemble(saved, randoms, extra))
+            if ckpt.NAME.match(name):
+                ckpt.point_to(self.work_dir, name)
+        if ckpt.NAME.match(name):
+            self._last_saved = self.state.iter
+        self.strategy.barrier()
+        self.hooks_list.call("after_save_checkpoint", self, checkpoint=extra)
+        return path if self.rank == 0 else None
+
+    def _assemble(
+        self, saved: dict[str, Any], randoms: list[Any], extra: dict[str, Any]
+    ) -> ckpt.Checkpoint:
+        """Everything of the run as tensors and JSON values."""
+        broken = [n for n, p in self.named_parameters.items() if not bool(torch.isfinite(p).all())]
+        if broken:
+            raise CheckpointError(
+                f"not saved: {len(broken)} weights hold NaN or infinity, first '{broken[0]}'"
+            )
+        optim_tensors, optim_meta = optimizer_state(self.optimizer, list(self.named_parameters))
+        tensors: dict[str, dict[str, torch.Tensor]] = {
+            "model": {n: p.data for n, p in self.named_parameters.items()},
+            "optimizer": optim_tensors,
+        }
+        for rank, (rng_tensors, _) in enumerate(randoms):
+            tensors[f"rng_{rank}"] = rng_tensors
+        added = {k: v for k, v in extra.items() if isinstance(v, torch.Tensor)}
+        if added:
+            tensors["extra"] = added
+        state = {
+            "run": saved,
+            "saved_at_iter": self.state.iter,
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
+            "seed": self.seed,
+            "plan": self.plan(),
+            "identity": self.identity,
+            "optimizer": optim_meta,
+            "strategy": self.strategy.state(),
+            "rng": [values for _, values in randoms],
+            "hooks": {k: v for k, v in extra.items() if not isinstance(v, torch.Tensor)},
+        }
+        return ckpt.Checkpoint(tensors, state, self.config_text)
+
+    def plan(self) -> dict[str, Any]:
+        """What a resumed run compares, besides the identity."""
+        batch = getattr(self.train_dataloader, "batch_size", 0)
+        return {
+            "batch_size": batch,
+            "accumulative_counts": self.optim.accumulative_counts,
+            "world_size": self.world_size,
+            "iters_per_epoch": self.iters_per_epoch,
+            "max_iters": self.max_iters,
+            "max_epochs": self.max_epochs,
+            "lr": self.base_lrs,
+            "dtype": self.optim.dtype or "float32",
+        }
+
+    def load_weights(self, tensors: dict[str, torch.Tensor], source: str | Path) -> None:
+        """Copy trained weights into the model.
+
+        Raises:
+            CheckpointError: names or shapes differ from what this model trains.
+        """
+        missing = sorted(set(self.named_parameters) - set(tensors))
+        surplus = sorted(set(tensors) - set(self.named_parameters))
+        if missing or surplus:
+            raise CheckpointError(
+                f"{source} does not fit this model: {len(missing)} trained weights are missing from"
+                f" it (first: {missing[:1]}), {len(surplus)} are unknown (first: {surplus[:1]})"
+            )
+        for name, parameter in self.named_parameters.items():
+            if parameter.shape != tensors[name].shape:
+                raise CheckpointError(
+                    f"{source}: '{name}' has shape {tuple(tensors[name].shape)}, "
+                    f"the model expects {tuple(parameter.shape)}"
+                )
+            parameter.data.copy_(tensors[name])
+
+    def restore(self, checkpoint: ckpt.Checkpoint, source: str | Path) -> None:
+        """Continue from ``checkpoint``: weights, optimizer, generators, counters, position."""
+        self.load_weights(checkpoint.tensors["model"], source)
+        saved = checkpoint.state
+        load_optimizer_state(
+            self.optimizer,
+            list(self.named_parameters),
+            checkpoint.tensors.get("optimizer", {}),
+            saved["optimizer"],
+        )
+        self.strategy.load_state(saved["strategy"])
+        self.state = RunState(**saved["run"])
+        self._renumber(saved["plan"])
+        if self.rank < len(saved["rng"]):
+            self._random = rng.from_saved(
+                checkpoint.tensors[f"rng_{self.rank}"], saved["rng"][self.rank]
+            )
+        self.hook_state = {**saved["hooks"], **checkpoint.tensors.get("extra", {})}
+        self.hooks_list.call("after_load_checkpoint", self, checkpoint=self.hook_state)
+
+    def _renumber(self, old: dict[str, Any]) -> None:
+        """Count iterations in the new plan's batches; the position in samples stays."""
+        is_stream = self.train_dataloader.iters_per_epoch is None
+        if is_stream or old["iters_per_epoch"] == self.iters_per_epoch or not self.state.iter:
+            return
+        per_iter = self.train_dataloader.batch_size * self.world_size
+        self.state.iter = self.state.epoch * self.iters_per_epoch + math.ceil(
+            self.state.position / per_iter
+        )
+
+

@@ -1,0 +1,164 @@
+"""Attention over a flat row of documents: no token ever sees another document.
+
+Documents are told to the model as a 4-D "attention mask" that holds their cumulative lengths,
+int32 ``[1, 1, 1, D + 1]``. transformers hands a 4-D mask to every attention layer untouched
+(``masking_utils._preprocess_mask_arguments``), recomputed layers included, whatever the model's
+own forward signature. Everything else (padding masks, generation with a cache) goes to the
+library's SDPA.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+
+from inlay.core.errors import ModelError
+
+NAME = "inlay"
+VARLEN_DTYPES = (torch.bfloat16, torch.float16)
+
+
+def document_mask(doc_starts: torch.Tensor) -> torch.Tensor:
+    """Return the mask that tells ``packed_attention`` the document borders.
+
+    Args:
+        doc_starts: int32 ``[D + 1]`` cumulative document lengths, from 0 to N.
+    """
+    return doc_starts.to(torch.int32).view(1, 1, 1, -1)
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention function with the signature of transformers' ``AttentionInterface``.
+
+    Args:
+        query: ``[B, H, N, D]`` after rotary embedding.
+        key, value: ``[B, Hkv, N, D]``.
+        attention_mask: document borders from :func:`document_mask` (int32), or any mask that SDPA
+            takes, or None.
+
+    Returns:
+        ``([B, N, H, D], None)``.
+    """
+    if attention_mask is None or attention_mask.dtype != torch.int32:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+    if kwargs.get("s_aux") is not None:
+        raise ModelError(
+            f"{type(module).__name__} uses attention sinks, which packed attention does not "
+            "support. Set pack_to_max_length=False and batch_size=1."
+        )
+    window = kwargs.get("sliding_window") or 0
+    softcap = kwargs.get("softcap")
+    doc_starts = attention_mask.view(-1)
+    if query.is_cuda and query.dtype in VARLEN_DTYPES and not dropout and softcap is None:
+        longest = kwargs.get("longest_document") or query.shape[2]
+        return _varlen(query, key, value, doc_starts, longest, scaling, window), None
+    starts = doc_starts.tolist()
+    parts = [
+        _one_document(
+            query[:, :, a:b], key[:, :, a:b], value[:, :, a:b], scaling, dropout, window, softcap
+        )
+        for a, b in zip(starts, starts[1:], strict=False)
+    ]
+    out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+    return out.transpose(1, 2), None
+
+
+def _varlen(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    doc_starts: torch.Tensor,
+    longest: int,
+    scaling: float | None,
+    window: int,
+) -> torch.Tensor:
+    """All documents in one kernel (``torch.nn.attention.varlen``). Returns ``[1, N, H, D]``."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    out = varlen_attn(
+        q,
+        k,
+        v,
+        doc_starts,
+        doc_starts,
+        longest,
+        longest,
+        scale=scaling,
+        window_size=(window - 1 if window else -1, 0),
+        enable_gqa=q.shape[1] != k.shape[1],
+    )
+    assert isinstance(out, torch.Tensor)
+    return out[None]
+
+
+def _one_document(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float | None,
+    dropout: float,
+    window: int,
+    softcap: float | None,
+) -> torch.Tensor:
+    """Causal attention inside one document. Returns ``[B, H, n, D]``."""
+    length = query.shape[2]
+    if softcap is not None:
+        return _softcapped(query, key, value, scaling, dropout, window, softcap)
+    mask = _window_mask(length, window, query.device) if 0 < window < length else None
+    return F.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        dropout_p=dropout,
+        is_causal=mask is None,
+        scale=scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+
+
+def _window_mask(length: int, window: int, device: torch.device) -> torch.Tensor:
+    """bool ``[n, n]``: query i sees keys ``i - window < j <= i`` (0: all of the past)."""
+    distance = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)
+    return (distance >= 0) & (distance < window) if window else distance >= 0
+
+
+def _softcapped(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float | None,
+    dropout: float,
+    window: int,
+    softcap: float,
+) -> torch.Tensor:
+    """Scores squashed to ``softcap * tanh(score / softcap)`` (Gemma 2, arXiv 2408.00118, 2)."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = softcap * torch.tanh(query @ key.transpose(-1, -2) * scale / softcap)
+    seen = _window_mask(query.shape[2], window, query.device)
+    scores = scores.masked_fill(~seen, float("-inf"))
+    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    return F.dropout(weights, dropout) @ value
+
+
+AttentionInterface.register(NAME, packed_attention)
+AttentionMaskInterface.register(NAME, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])

@@ -1,0 +1,90 @@
+"""Schedules against an independent reference: MMEngine's recursions, stepped one by one."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from inlay.engine.schedule import (
+    ConstantLR,
+    CosineAnnealingLR,
+    LinearLR,
+    MultiStepLR,
+    PolyLR,
+    learning_rate,
+)
+
+BASE = 2e-4
+
+
+def recursive_linear(values: list[float], start: float, end: float, begin: int, stop: int) -> None:
+    """Step ``values`` as the original does: each rate from the one before it."""
+    total = stop - begin - 1
+    rate = values[begin] * start
+    for i in range(begin, len(values)):
+        step = i - begin
+        if step == 0:
+            values[i] = rate
+        elif i < stop:
+            rate *= 1 + (end - start) / (total * start + (step - 1) * (end - start))
+            values[i] = rate
+
+
+def recursive_cosine(values: list[float], eta_min: float, begin: int, stop: int) -> None:
+    length = stop - begin
+    rate = values[begin]
+    for i in range(begin + 1, stop):
+        t = i - begin
+        rate = (1 + math.cos(math.pi * t / length)) / (
+            1 + math.cos(math.pi * (t - 1) / length)
+        ) * (rate - eta_min) + eta_min
+        values[i] = rate
+
+
+@pytest.mark.parametrize("per_epoch,epochs,warm", [(100, 3, 9), (1000, 1, 30), (50, 8, 12)])
+def test_warmup_and_cosine_equal_the_recursion(per_epoch: int, epochs: int, warm: int) -> None:
+    total = per_epoch * epochs
+    expected = [BASE] * total
+    recursive_linear(expected, 1e-5, 1.0, 0, warm)
+    recursive_cosine(expected, 0.0, warm, total)
+    turn = warm / per_epoch
+    schedules = [
+        LinearLR(start_factor=1e-5, begin=0, end=turn, convert_to_iter_based=True),
+        CosineAnnealingLR(eta_min=0.0, begin=turn, end=epochs, convert_to_iter_based=True),
+    ]
+    ours = [learning_rate(BASE, schedules, i, per_epoch, total) for i in range(total)]
+    assert ours == pytest.approx(expected, rel=1e-9, abs=1e-15)
+
+
+@pytest.mark.parametrize("warm", [0.0, 0.3, 1.0, 1.4, 2.0, 10.37])
+def test_any_warmup_reaches_the_rate_and_never_exceeds_it(warm: float) -> None:
+    schedules = [
+        LinearLR(start_factor=1e-5, by_epoch=False, end=warm),
+        CosineAnnealingLR(by_epoch=False, begin=warm, end=100),
+    ]
+    rates = [learning_rate(BASE, schedules, i, 100, 100) for i in range(100)]
+    assert max(rates) <= BASE
+    # The original's warm-up of one iteration left the whole run at lr * 1e-5.
+    assert rates[math.ceil(warm) + 1] > 0.99 * BASE
+    assert rates[-1] < 0.01 * BASE
+
+
+def test_poly_constant_and_multistep() -> None:
+    poly = [PolyLR(by_epoch=False, begin=0, end=11, power=2.0, eta_min=1e-6)]
+    for i in range(11):
+        expected = 1e-6 + (BASE - 1e-6) * (1 - i / 10) ** 2
+        assert learning_rate(BASE, poly, i, 100, 100) == pytest.approx(expected)
+    constant = [ConstantLR(by_epoch=False, factor=0.1, end=6)]
+    rates = [learning_rate(BASE, constant, i, 100, 100) for i in range(8)]
+    assert rates == pytest.approx([BASE * 0.1] * 5 + [BASE] * 3)
+    steps = [MultiStepLR(by_epoch=True, milestones=[1, 3], convert_to_iter_based=True)]
+    rates = [learning_rate(BASE, steps, i, 10, 50) for i in (9, 10, 29, 30, 49)]
+    assert rates == pytest.approx([BASE, BASE * 0.1, BASE * 0.1, BASE * 0.01, BASE * 0.01])
+
+
+def test_by_epoch_without_conversion_moves_once_an_epoch_to_the_end() -> None:
+    schedule = [CosineAnnealingLR(by_epoch=True)]
+    rates = [learning_rate(BASE, schedule, i, 10, 40) for i in range(40)]
+    assert len(set(rates)) == 4
+    assert rates[10] == pytest.approx(BASE * (1 + math.cos(math.pi / 4)) / 2)
