@@ -24,7 +24,7 @@ class LossSum:
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        self.total += float(outputs.loss_sum)
+        self.total += outputs.loss_sum.item()
 
 
 def dry_run(config: str, cfg_options: Sequence[str], seed: int | None = None) -> dict[str, float]:

@@ -9,9 +9,11 @@ from typing import Any
 from inlay.app.assemble import Parts
 from inlay.app.train import checked_config
 from inlay.convert.to_hf import export
+from inlay.convert.verify import verify
+from inlay.core.errors import CheckpointError
+from inlay.data import PROMPT_TEMPLATE
 from inlay.engine import checkpoint as ckpt
 from inlay.engine.optim import trainable
-from inlay.core.errors import CheckpointError
 
 
 def export_checkpoint(
@@ -22,13 +24,11 @@ def export_checkpoint(
     fp32: bool = False,
     max_shard_size: str = "2GB",
     cfg_options: Sequence[str] = (),
-    **kwargs: Any,
-) -> Any:
-    """Build the config's model, load the checkpoint's weights and export them.
+) -> None:
+    """Build the config's model, load the checkpoint's weights, export them, load them back.
 
     Args:
         fp32: save in float32; float16 otherwise, as in the original.
-        kwargs: passed on to ``convert.to_hf.export``.
 
     Raises:
         CheckpointError: the checkpoint is missing, damaged or of another model.
@@ -47,19 +47,23 @@ def export_checkpoint(
         )
     for name, parameter in parameters.items():
         parameter.data.copy_(weights[name])
-    card = {"config": cfg.name, "checkpoint": folder.name, "data": _data_names(cfg)}
-    return export(
+    data = cfg["train_dataloader"]["dataset"]
+    template = data.get("template")
+    export(
         model,
         parts.tokenizer(),
         Path(out_dir),
         dtype="float32" if fp32 else "float16",
         max_shard_size=max_shard_size,
         base_name=cfg["model"]["llm"].get("pretrained_model_name_or_path"),
-        card=card,
-        **kwargs,
+        card={"Config": cfg.name, "Checkpoint": folder.name, "Data": _data_names(data)},
+        template=PROMPT_TEMPLATE[template] if isinstance(template, str) else template,
     )
+    verify(out_dir)
 
 
-def _data_names(cfg: Any) -> list[str]:
-    sources = cfg["train_dataloader"]["dataset"].get("sources") or []
-    return [str(s.get("path")) for s in sources if isinstance(s, dict)]
+def _data_names(data: dict[str, Any]) -> str:
+    """The sources of a data set as they may be told to others: names, not paths."""
+    paths = [s.get("path") for s in data.get("sources") or [] if isinstance(s, dict)]
+    flat = [p for path in paths for p in (path if isinstance(path, list) else [path])]
+    return ", ".join(Path(str(p)).name if Path(str(p)).exists() else str(p) for p in flat)

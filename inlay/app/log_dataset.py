@@ -14,6 +14,15 @@ from inlay.app.train import checked_config
 from inlay.core.types import IGNORE_INDEX, Sample
 
 
+def report_data(cfg: Any) -> None:
+    """Build the data sets of a checked config and print what became of their rows."""
+    parts = Parts(cfg, seed=0)
+    for mode in ("train", "val", "test"):
+        loader = parts.loader(mode)
+        if loader is not None:
+            print(f"{mode}: {len(loader.dataset):,} items\n{loader.dataset.report}")
+
+
 def log_dataset(config: str, count: int, show: str, cfg_options: Sequence[str]) -> None:
     """Print the first ``count`` samples of the training set and its report.
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from inlay.app.assemble import Parts
+from inlay.app.curve import draw
 from inlay.app.memory import checkpoint_bytes, estimate, meta_model
 from inlay.engine.schedule import learning_rate
-
-CURVE_POINTS = 60
-CURVE_ROWS = 8
-
 
 def make_plan(cfg: Any, devices: int = 1) -> dict[str, Any]:
     """Build the data, not the weights, and count.
@@ -106,22 +103,6 @@ def _memory(cfg: Any, plan: dict[str, Any]) -> dict[str, Any]:
     return {"memory": estimate(cfg, llm, tokens, share)}
 
 
-def draw_curve(points: list[list[float]]) -> str:
-    """Draw a learning-rate curve in text, ``CURVE_ROWS`` high and ``CURVE_POINTS`` wide."""
-    values = [v for _, v in points]
-    picked = [values[i * (len(values) - 1) // (CURVE_POINTS - 1)] for i in range(CURVE_POINTS)]
-    top = max(values) or 1.0
-    blocks = " ▁▂▃▄▅▆▇█"
-    rows = []
-    for row in range(CURVE_ROWS, 0, -1):
-        cells = [min(max(v / top * CURVE_ROWS - (row - 1), 0), 1) for v in picked]
-        label = f"{top:9.2e} ┤" if row == CURVE_ROWS else (" " * 10 + "│")
-        rows.append(label + "".join(blocks[round(c * 8)] for c in cells))
-    rows.append(f"{0:9.0f} └" + "─" * CURVE_POINTS)
-    rows.append(" " * 11 + f"0{points[-1][0]:>{CURVE_POINTS - 1},.0f} iterations")
-    return "\n".join(rows)
-
-
 def describe(plan: dict[str, Any]) -> str:
     """The plan as text."""
     lines = []
@@ -150,7 +131,9 @@ def describe(plan: dict[str, Any]) -> str:
         named = ("weights", "gradients", "optimizer", "activations", "logits")
         detail = ", ".join(f"{k} {_bytes(parts[k])}" for k in named)
         lines.append(f"memory        about {_bytes(parts['total'])} per device ({detail})")
-    return "\n".join([*lines, "", "learning rate", draw_curve(plan["lr_curve"])])
+    rates = [rate for _, rate in plan["lr_curve"]]
+    curve = draw(rates, f"{plan['iterations']:,} iterations")
+    return "\n".join([*lines, "", "learning rate", curve])
 
 
 def _bytes(count: float) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from inlay.app import assemble, workdir
+from inlay.app.names import register_names
 from inlay.config.check import check_config, format_problems
 from inlay.config.dump import dump_resolved
 from inlay.config.load import load_config
@@ -47,6 +48,7 @@ def checked_config(config: str, options: Sequence[str]) -> Any:
     Raises:
         ConfigError: all problems at once.
     """
+    register_names()
     cfg = load_config(config, options)
     errors = [p for p in check_config(cfg, files="error") if p.severity == "error"]
     if errors:

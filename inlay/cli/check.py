@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 
 NAME = "check"
-HELP = "check a config without loading weights or data"
+ALIASES = ("check-custom-dataset",)
+HELP = "check a config without loading weights; check-custom-dataset also reads its data"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,12 +25,21 @@ def run(args: argparse.Namespace) -> int:
     import dataclasses
     import json
 
+    from inlay.app.names import register_names
     from inlay.config.check import check_config, format_problems
     from inlay.config.load import load_config
 
-    problems = check_config(load_config(args.config, args.cfg_options))
+    register_names()
+    cfg = load_config(args.config, args.cfg_options)
+    problems = check_config(cfg)
     if args.json:
         print(json.dumps([dataclasses.asdict(p) for p in problems], ensure_ascii=False, indent=2))
     else:
         print(f"{args.config}: {format_problems(problems)}")
-    return int(any(p.severity == "error" for p in problems))
+    if any(p.severity == "error" for p in problems):
+        return 1
+    if args.command in ALIASES:
+        from inlay.app.log_dataset import report_data
+
+        report_data(cfg)
+    return 0

@@ -84,12 +84,13 @@ def load(request: dict[str, Any]) -> tuple[Any, list[str]]:
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     quantization = request["quantization"]
-    model, info = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         request["base"] or request["folder"],
         dtype=getattr(torch, request["load_dtype"]),
         quantization_config=BitsAndBytesConfig.from_dict(quantization) if quantization else None,
         output_loading_info=True,
     )
+    model, info = loaded
     misfits = [f"{kind}: {name}" for kind, names in info.items() for name in names]
     if request["base"]:
         from peft import PeftModel

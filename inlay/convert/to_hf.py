@@ -14,7 +14,7 @@ from inlay.convert.card import model_card
 from inlay.convert.folder import staged
 from inlay.convert.jinja import chat_template
 from inlay.convert.record import write_record
-from inlay.core.errors import ModelError
+from inlay.core.errors import ConfigError, ModelError
 from inlay.data.chat import ChatEncoder
 from inlay.data.templates import check_template
 from inlay.data.tokens import bos_ids
@@ -80,9 +80,11 @@ def export(
 
 def prepare_tokenizer(tokenizer: Any, template: str | Mapping[str, Any] | None) -> list[int]:
     """Give the tokenizer the template's Jinja form; return the tokens that end an answer."""
-    if template is None and not tokenizer.chat_template:
-        return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    stop_ids = list(ChatEncoder(tokenizer, template).stop_token_ids)
+    encoder = ChatEncoder(tokenizer, template)
+    try:
+        stop_ids = list(encoder.stop_token_ids)
+    except ConfigError:  # no chat template, or one that leaves the end of an answer to EOS
+        stop_ids = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     if template is not None:
         bos = "".join(tokenizer.convert_ids_to_tokens(bos_ids(tokenizer)))
         eos = tokenizer.eos_token or ""

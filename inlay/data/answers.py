@@ -108,13 +108,13 @@ class AnswerFinder:
         from transformers.utils.chat_template_utils import render_jinja_template
 
         chat = [{"role": m.role, "content": m.content} for m in messages]
-        _, found = render_jinja_template(
+        rendered: Any = render_jinja_template(
             [chat],
             chat_template=self.source,
             return_assistant_tokens_mask=True,
             **self._tokenizer.special_tokens_map,
         )
-        spans: Any = found[0]
+        spans = rendered[1][0]
         number = sum(m.role == "assistant" for m in messages[:index])
         return spans[number][0] if number < len(spans) else None
 

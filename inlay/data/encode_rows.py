@@ -77,6 +77,18 @@ class Report:
             if len(self.bad_rows) < _SHOWN:
                 self.bad_rows.append({"file": row.file, "line": row.line, "reason": str(error)})
 
+    def __str__(self) -> str:
+        """A line of counts, then one for each reason that cost rows."""
+        lines = [
+            f"{self.rows:,} rows read, {self.kept:,} kept, {self.truncated:,} of them truncated; "
+            f"{self.tokens:,} tokens, {self.share:.1%} trained"
+        ]
+        lines += [f"  dropped {count:,}: {why}" for why, count in sorted(self.dropped.items())]
+        if self.bad:
+            lines.append(f"  bad {self.bad:,}, the first of them:")
+        lines += [f"    {bad['file']}:{bad['line']}: {bad['reason']}" for bad in self.bad_rows]
+        return "\n".join(lines)
+
     def as_dict(self) -> dict[str, Any]:
         """JSON values of all attributes, and ``share``."""
         return {**asdict(self), "share": self.share}

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.random import default_rng
 
 from inlay.core.errors import ConfigError
 from inlay.core.types import Batch, IndexedDataset, Window
@@ -109,9 +110,10 @@ class WindowLoader:
 
     def _permutation(self, epoch: int) -> np.ndarray:
         if self._order is None or self._order[0] != epoch:
-            items = np.arange(self.num_items)
+            # Small integers: half the memory, and quicker to permute.
+            items = np.arange(self.num_items, dtype=np.min_scalar_type(-self.num_items))
             if self.shuffle:
-                items = np.random.default_rng([self.seed, epoch]).permutation(self.num_items)
+                items = default_rng([self.seed, epoch]).permutation(items)
             self._order = (epoch, items)
         return self._order[1]
 
@@ -126,11 +128,9 @@ class WindowLoader:
                 yield _Request(epoch, order[begin : begin + 1].tolist(), True)
 
     def _read(self, requests: Iterator[_Request]) -> Iterator[Batch]:
-        return (
-            map(self._fetch.__getitem__, requests)
-            if not self._workers
-            else iter(self._workers.read(requests))
-        )
+        if self._workers is not None:
+            return self._workers.read(requests)
+        return map(self._fetch.__getitem__, requests)
 
 
 def check_sizes(batch_size: int, rank: int, world_size: int) -> None:

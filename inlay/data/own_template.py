@@ -65,6 +65,7 @@ class OwnTemplate:
         self._tokenize = tokenize
         self._tokenizer = tokenize.tokenizer
         self._finder = AnswerFinder(tokenize.tokenizer)
+        self._added: list[str] = list(tokenize.tokenizer.get_added_vocab())
         self._triggers: Triggers | None = find_triggers(self._finder.source)
         self._skeletons: dict[tuple[str, ...], Skeleton | None] = {}
 
@@ -149,7 +150,7 @@ class OwnTemplate:
         if not pieces or not self._tokenize.adds_prefix:
             return ""
         before = pieces[-1].text
-        return next((t for t in self._tokenizer.all_special_tokens if before.endswith(t)), "\n")
+        return next((t for t in self._added if before.endswith(t)), "\n")
 
     def _skeleton(self, roles: tuple[str, ...]) -> Skeleton | None:
         if roles not in self._skeletons:

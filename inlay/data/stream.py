@@ -62,7 +62,6 @@ class StreamDataset:
         pack_to_max_length: bool = True,
         overlong: str = "truncate",
         max_bad_rows: float = 0,
-        seed: int = 0,
         block_size: int = 10_000,
     ) -> None:
         check_arguments(max_length, overlong)
@@ -84,17 +83,19 @@ class StreamDataset:
         self.max_length = max_length
         self.pack_to_max_length = pack_to_max_length
         self.max_bad_rows = max_bad_rows
-        self.seed = seed
         self.block_size = block_size
         self.report = Report()
         self._identity = {
             "data": fingerprint(forms),
             **encoder.identity(),
-            "packing": fingerprint([pack_to_max_length, max_length, overlong, block_size, seed]),
+            "packing": fingerprint([pack_to_max_length, max_length, overlong, block_size]),
         }
 
-    def items(self, epoch: int, block: int = 0, number: int = 0) -> Iterator[StreamItem]:
+    def items(self, seed: int, epoch: int, block: int = 0, number: int = 0) -> Iterator[StreamItem]:
         """Yield the items of one pass over the sources, from item ``number`` of ``block`` on.
+
+        Args:
+            seed: of packing and shuffling, together with ``epoch``.
 
         Raises:
             DataError: a source fails, or more rows are bad than ``max_bad_rows``.
@@ -105,7 +106,7 @@ class StreamDataset:
             taken = list(itertools.islice(rows, self.block_size))
             if not taken:
                 break
-            items = self._block(taken, [self.seed, epoch, current])
+            items = self._block(taken, [seed, epoch, current])
             for index in range(number if current == block else 0, len(items)):
                 yield StreamItem(current, index, items[index])
         self.report.check(self.max_bad_rows)
@@ -161,6 +162,7 @@ class StreamLoader:
     Args:
         dataset: the stream.
         batch_size: items per micro-batch and rank.
+        seed: of packing and shuffling inside the blocks.
         rank, world_size: this process among all.
 
     Attributes:
@@ -172,11 +174,17 @@ class StreamLoader:
     num_items = sys.maxsize
 
     def __init__(
-        self, dataset: StreamDataset, batch_size: int, rank: int = 0, world_size: int = 1
+        self,
+        dataset: StreamDataset,
+        batch_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         check_sizes(batch_size, rank, world_size)
         self.dataset: Any = dataset
         self.batch_size = batch_size
+        self.seed = seed
         self.rank = rank
         self.world_size = world_size
 
@@ -190,9 +198,9 @@ class StreamLoader:
                 of another epoch) the items before ``start`` are read and passed over.
         """
         if hint and hint["epoch"] == epoch:
-            items = self.dataset.items(epoch, hint["block"], hint["item"])
+            items = self.dataset.items(self.seed, epoch, hint["block"], hint["item"])
         else:
-            items = itertools.islice(self.dataset.items(epoch), start, None)
+            items = itertools.islice(self.dataset.items(self.seed, epoch), start, None)
         step = self.batch_size * self.world_size
         while taken := list(itertools.islice(items, step * accumulate)):
             units = sum(int(np.count_nonzero(s.mask)) for item in taken for s in item.samples)
@@ -203,7 +211,7 @@ class StreamLoader:
 
     def batches(self) -> Iterator[Batch]:
         """Yield this rank's batches of one pass over the stream."""
-        items = self.dataset.items(0)
+        items = self.dataset.items(self.seed, 0)
         while taken := list(itertools.islice(items, self.batch_size * self.world_size)):
             yield from self._cut(taken)
 

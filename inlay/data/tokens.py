@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -104,7 +103,6 @@ def tokenizer_identity(tokenizer: Any) -> str:
     if not tokenizer.is_fast:
         vocab = sorted(tokenizer.get_vocab().items())
         return fingerprint([type(tokenizer).__name__, vocab, special])
-    state = json.loads(tokenizer.backend_tokenizer.to_str())
-    state.pop("truncation", None)
-    state.pop("padding", None)
-    return fingerprint([state, special, bos_ids(tokenizer)])
+    state = tokenizer.backend_tokenizer.to_str()
+    # Before the added tokens stand truncation and padding, which callers change as they go.
+    return fingerprint([state.partition('"added_tokens"')[2], special, bos_ids(tokenizer)])

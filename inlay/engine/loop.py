@@ -36,6 +36,8 @@ class WindowStart:
 def train(runner: Runner) -> None:
     """Train to the end of the plan, or until something asks for a stop."""
     state = runner.state
+    if runner.val_dataloader is not None and runner.loop.val_begin == 0 and not state.iter:
+        runner.val()
     while state.iter < runner.max_iters and not runner.stop_reason:
         runner.hooks_list.call("before_train_epoch", runner)
         finished = _train_epoch(runner)

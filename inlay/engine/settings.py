@@ -56,7 +56,8 @@ class TrainLoop:
         val_interval: validate every so many epochs or iterations; by default every epoch, or every
             1000 iterations.
         by_epoch: unit of ``val_interval``; by default epochs when ``max_epochs`` is given.
-        val_begin: first epoch or iteration that may be validated.
+        val_begin: first epoch or iteration that may be validated; 0 also judges the model before
+            it is trained.
     """
 
     max_epochs: int | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 
@@ -42,7 +43,7 @@ class History(deque[Any]):
 
     def mean(self, window: int | None = None) -> float:
         """Mean of the last ``window`` values, or of all that are kept."""
-        values = list(self)[-window:] if window else list(self)
+        values = list(islice(reversed(self), window))
         return sum(map(float, values)) / len(values)
 
 

@@ -39,7 +39,8 @@ def load_causal_lm(
     """
     from transformers import AutoModelForCausalLM
 
-    kwargs: dict[str, Any] = {"dtype": DTYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype}
+    stored = DTYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype
+    kwargs: dict[str, Any] = {"dtype": stored}
     if bits:
         kwargs["quantization_config"] = quantization(bits, kwargs["dtype"])
     if offload_folder:
@@ -92,6 +93,7 @@ def apply_lora(llm: Any, lora: Any) -> Any:
 
     if getattr(llm, "is_quantized", False):
         llm = prepare_model_for_kbit_training(llm, use_gradient_checkpointing=False)
+        _keep_weights_as_they_are(llm)
     try:
         return get_peft_model(llm, lora)
     except ValueError as error:
@@ -105,6 +107,17 @@ def apply_lora(llm: Any, lora: Any) -> Any:
             f"match nothing in {type(llm).__name__}. Its linear modules are {names}."
             f"{did_you_mean(first, names)}"
         ) from error
+
+
+def _keep_weights_as_they_are(llm: nn.Module) -> None:
+    """Stop bitsandbytes from repacking 4-bit weights on a CPU at the first evaluation.
+
+    The repacked ones are rounded differently: a run that validates would train on another base
+    model from there on.
+    """
+    for module in llm.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _is_linear(module: nn.Module) -> bool:
@@ -126,21 +139,32 @@ def load_adapter(llm: Any, path: str) -> Any:
     if Path(path).is_dir() and not (Path(path) / "adapter_config.json").is_file():
         raise ModelError(f"'{path}' is not an adapter: it holds no adapter_config.json")
     try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*missing adapter keys.*")  # judged below
             model = PeftModel.from_pretrained(llm, path)
     except (RuntimeError, ValueError, OSError) as error:
+        lines = str(error).splitlines()
+        reason = lines[min(1, len(lines) - 1)].strip()  # torch's first line is a title
         raise ModelError(
-            f"the adapter '{path}' does not fit {type(llm).__name__}: {str(error).splitlines()[0]}"
-            f"{_base_note(path)}"
+            f"the adapter '{path}' does not fit {type(llm).__name__}: {reason}{_base_note(path)}"
         ) from error
-    missing = [str(w.message) for w in caught if "missing adapter keys" in str(w.message).lower()]
-    if missing:
+    if odd := _misfits(model, path):
         raise ModelError(
-            f"the adapter '{path}' would do nothing on {type(llm).__name__}: its weights do not "
-            f"carry the names of the model's modules.{_base_note(path)}"
+            f"the adapter '{path}' does not fit {type(llm).__name__}: {len(odd)} weights are "
+            f"missing on one side, first '{odd[0]}'.{_base_note(path)}"
         )
     return model
+
+
+def _misfits(model: Any, path: str) -> list[str]:
+    """Names of adapter weights that are only in the file or only in the model."""
+    from peft import get_peft_model_state_dict
+    from peft.utils import load_peft_weights
+
+    stored = load_peft_weights(path, device="cpu").keys()
+    wanted = get_peft_model_state_dict(model, save_embedding_layers=False).keys()
+    known = model.state_dict().keys()  # a targeted embedding is stored with its base weight
+    return sorted((wanted - stored) | {name for name in stored - wanted if name not in known})
 
 
 def _base_note(path: str) -> str:

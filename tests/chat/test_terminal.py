@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+import inlay
 from inlay.chat import terminal
+from inlay.chat.session import ChatSession
 from inlay.cli import main
 from inlay.core.errors import DataError
 
@@ -102,17 +105,41 @@ def test_wrong_options(
 
 
 @pytest.mark.shared
-def test_the_command_on_a_pipe(
-    shared_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_on_a_pipe(shared_data: Path) -> None:
     folder = shared_data / "models" / "stories260k"
     recorded = (folder / "greedy_from_bos.txt").read_text("utf-8")
-    monkeypatch.setattr(sys, "stdin", io.StringIO("\nRESET\n\n\nEXIT"))
-    words = ["chat", str(folder), "--temperature", "0", "--max-new-tokens", "200"]
-    assert main(words) == 0
-    captured = capsys.readouterr()
-    assert captured.out == f"{recorded}\n{recorded}\n"
-    assert "double enter" in captured.err
+    done = subprocess.run(
+        [sys.executable, "-m", "inlay", "chat", folder, "--temperature=0", "--max-new-tokens=200"],
+        input="\nRESET\n\n\nEXIT",
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        cwd=Path(inlay.__file__).parents[1],
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{recorded}\n{recorded}\n"
+    assert "double enter" in done.stderr
+
+
+def test_an_adapter_brings_its_tokenizer(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    lora = LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj"])
+    get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model), lora).save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.chat_template = tokenizer.chat_template.replace("assistant", "bot")
+    tokenizer.save_pretrained(tmp_path)
+    sessions: list[ChatSession] = []
+    monkeypatch.setattr(terminal, "run_chat", lambda session, stream: sessions.append(session))
+    for options in ([], ["--adapter", str(tmp_path)]):
+        main(["chat", str(tiny_model), *options])
+    plain, tuned = sessions
+    assert tuned.tokenizer.chat_template == tokenizer.chat_template
+    assert plain.tokenizer.chat_template != tokenizer.chat_template
+    assert set(tuned.model.peft_config) == {"default"}
 
 
 @pytest.mark.parametrize("option", [[], ["--no-streamer"]])

@@ -241,3 +241,10 @@ def test_portable_names(tmp_path: Path) -> None:
     assert portable_name(cached) == "Qwen/Qwen3-0.6B"
     assert portable_name("Qwen/Qwen3-0.6B") == "Qwen/Qwen3-0.6B"
     assert portable_name(str(tmp_path)) == str(tmp_path)
+
+
+def test_a_tokenizer_without_a_template(tiny_model: Path, tokenizer: Any, tmp_path: Path) -> None:
+    tokenizer.chat_template = None
+    out = export(trained(tiny_model), tokenizer, tmp_path / "out")
+    assert not (out / "chat_template.jinja").exists()
+    assert GenerationConfig.from_pretrained(out).eos_token_id == tokenizer.eos_token_id

@@ -62,7 +62,7 @@ class CheckpointHook(Hook):
             self._save(runner, f"epoch_{runner.epoch + 1}")
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float]) -> None:
-        if self.save_best is None:
+        if self.save_best is None or not runner.state.iter:
             return
         key = "loss" if self.save_best == "auto" else self.save_best
         if key not in metrics:

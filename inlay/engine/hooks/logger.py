@@ -13,6 +13,11 @@ import torch
 from inlay.engine.hooks.base import Hook
 
 OWN = {"train/time", "train/data_time", "train/loss", "train/lr"}
+SHOWN = frozenset(
+    "iter update epoch loss lr grad_norm tokens samples time data_time memory "
+    "tokens_per_sec step".split()
+)
+"""Keys of a record that have their place in the line, or none."""
 
 
 class LoggerHook(Hook):
@@ -131,11 +136,7 @@ class LoggerHook(Hook):
             f"grad_norm: {record['grad_norm']:.4f}  loss: {record['loss']:.4f}  "
             f"tokens/s: {record['tokens_per_sec']:.0f}"
         )
-        known = set(
-            "iter update epoch loss lr grad_norm tokens samples time data_time memory "
-            "tokens_per_sec step".split()
-        )
-        return shown + "".join(f"  {k}: {v:.4f}" for k, v in record.items() if k not in known)
+        return shown + "".join(f"  {k}: {v:.4f}" for k, v in record.items() if k not in SHOWN)
 
     def _log_evaluation(self, runner: Any, mode: str, metrics: dict[str, float]) -> None:
         if runner.rank != 0:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -40,13 +39,8 @@ class DataParallel(SingleDevice):
         # DDP averages over ranks; the loss is already divided by the units of *all* ranks.
         super().backward(loss * self.world_size)
 
-    @contextmanager
-    def accumulating(self, model: nn.Module, is_last: bool) -> Iterator[None]:
-        if is_last:
-            yield
-        else:
-            with model.no_sync():  # type: ignore[operator]
-                yield
+    def accumulating(self, model: nn.Module, is_last: bool) -> AbstractContextManager[Any]:
+        return nullcontext() if is_last else model.no_sync()  # type: ignore[operator]
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         dist.all_reduce(values, group=self.cpu_group)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -59,11 +58,9 @@ class SingleDevice:
         """Accumulate the gradients of ``loss`` (already divided by the window's loss units)."""
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
 
-    @contextmanager
-    def accumulating(self, model: nn.Module, is_last: bool) -> Iterator[None]:
+    def accumulating(self, model: nn.Module, is_last: bool) -> AbstractContextManager[Any]:
         """Surrounds forward and backward of a micro-batch; ``is_last`` closes the window."""
-        with nullcontext():
-            yield
+        return nullcontext()
 
     def step(
         self,
@@ -92,7 +89,9 @@ class SingleDevice:
             self.scaler.update()
         elif finite:
             optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        # What zero_grad does, without its hooks and profiler records (10 us).
+        for parameter in parameters:
+            parameter.grad = None
         return norm, finite
 
     @property

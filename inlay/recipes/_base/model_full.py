@@ -1,5 +1,8 @@
 # ruff: noqa: F821 (a part of a config: its names are assigned by the other parts)
-"""PART 2: every weight is trained."""
+"""PART 2: every weight is trained, in float32 under bfloat16 compute.
+
+bfloat16 weights would round small updates away.
+"""
 
 import torch
 from transformers import AutoModelForCausalLM
@@ -19,6 +22,6 @@ model = dict(
     llm=dict(
         type=AutoModelForCausalLM.from_pretrained,
         pretrained_model_name_or_path=pretrained_model_name_or_path,
-        dtype=torch.bfloat16,
+        dtype=torch.float32,
     ),
 )

@@ -35,4 +35,5 @@ param_scheduler = [
     ),
 ]
 
-train_cfg = dict(type=TrainLoop, max_epochs=max_epochs, val_interval=1)
+# validated before training and after every epoch, where rows are held out
+train_cfg = dict(type=TrainLoop, max_epochs=max_epochs, val_interval=1, val_begin=0)
