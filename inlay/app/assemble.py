@@ -95,7 +95,7 @@ def make_loader(dataset: Any, settings: dict[str, Any], seed: int) -> Any:
     from inlay.data.loader import WindowLoader
     from inlay.data.stream import StreamDataset, StreamLoader
 
-    place = {"seed": seed, "rank": dist.rank(), "world_size": dist.world_size()}
+    place: dict[str, Any] = {"seed": seed, "rank": dist.rank(), "world_size": dist.world_size()}
     if isinstance(dataset, StreamDataset):
         known = inspect.signature(StreamLoader).parameters
         kept = {k: v for k, v in settings.items() if k in known}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Sequence
@@ -53,7 +54,7 @@ def dry_run(config: str, cfg_options: Sequence[str], seed: int | None = None) ->
         "update_s": time.perf_counter() - built,
         "peak_mb": peak_memory(device),
         "loss": watch.total / max(window.loss_units, 1),
-        "grad_norm": runner.grad_norm,
+        "grad_norm": runner.state.grad_norm or math.nan,
         "tokens": runner.pending[1],
         "trained_tokens": window.loss_units,
         "trainable": sum(p.numel() for p in runner.parameters),

@@ -9,6 +9,7 @@ from inlay.app.curve import draw
 from inlay.app.memory import checkpoint_bytes, estimate, meta_model
 from inlay.engine.schedule import learning_rate
 
+
 def make_plan(cfg: Any, devices: int = 1) -> dict[str, Any]:
     """Build the data, not the weights, and count.
 
@@ -125,9 +126,7 @@ def describe(plan: dict[str, Any]) -> str:
     lines.append(f"checkpoints   {saves['written']} written, {saves['kept']} kept{size}")
     if "memory" in plan:
         parts = plan["memory"]
-        lines.append(
-            f"parameters    {parts['parameters']:,.0f}, {parts['trained']:,.0f} trained"
-        )
+        lines.append(f"parameters    {parts['parameters']:,.0f}, {parts['trained']:,.0f} trained")
         named = ("weights", "gradients", "optimizer", "activations", "logits")
         detail = ", ".join(f"{k} {_bytes(parts[k])}" for k in named)
         lines.append(f"memory        about {_bytes(parts['total'])} per device ({detail})")

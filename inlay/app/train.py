@@ -144,9 +144,7 @@ def build_runner(
     )
 
 
-def _source(
-    cfg: Any, options: TrainOptions, work_dir: Path
-) -> tuple[Path | None, bool, list[str]]:
+def _source(cfg: Any, options: TrainOptions, work_dir: Path) -> tuple[Path | None, bool, list[str]]:
     """Where to start from: a checkpoint or None, whether only its weights count, and warnings."""
     load_from = cfg.get("load_from")
     wants = options.resume or ("auto" if cfg.get("resume") else None)
@@ -205,9 +203,7 @@ def _start_from(
         f"item {at['position']} of {runner.train_dataloader.num_items}"
     )
     if changes:
-        runner.logger.warning(
-            "The run has changed:\n%s", resume_rules.table(changes, position)
-        )
+        runner.logger.warning("The run has changed:\n%s", resume_rules.table(changes, position))
     resume_rules.refuse(changes, source)
     runner.restore(saved, source)
     is_auto = source.parent == work_dir and options.resume in (None, "auto")
@@ -221,4 +217,3 @@ def _write_configs(runner: Runner, cfg: Any, log_dir: Path | None) -> None:
         return
     (runner.work_dir / f"{cfg.name}.py").write_text(cfg.source, encoding="utf-8")
     (log_dir / "vis_data" / "config.py").write_text(runner.config_text, encoding="utf-8")
-

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import signal
+from typing import Any
 
 NAME = "train"
 HELP = "train what a config file describes; resume, dry-run, several GPUs"
@@ -48,8 +50,19 @@ def run(args: argparse.Namespace) -> int:
     processes = wanted_processes(args.gpus)
     if processes > 1:
         return launch(processes)
-    if args.dry_run:
-        return _dry_run(args)
+    previous = signal.signal(signal.SIGTERM, _leave)
+    try:
+        return _dry_run(args) if args.dry_run else _train(args)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _leave(number: int, _frame: Any) -> None:
+    """Leave at once: until training catches signals itself, there is nothing to save."""
+    raise SystemExit(128 + number)
+
+
+def _train(args: argparse.Namespace) -> int:
     from inlay.app.train import TrainOptions, train
 
     options = TrainOptions(

@@ -1,6 +1,6 @@
 """The contracts between the floors. ``data``, ``models`` and ``engine`` meet here and nowhere else.
 
-``row -> Conversation -> Sample -> item (one sample, or one pack of samples) -> Batch -> StepOutput``
+``row -> Conversation -> Sample -> item (a sample, or a pack of them) -> Batch -> StepOutput``
 """
 
 from __future__ import annotations

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from inlay.core.errors import CheckpointError, did_you_mean
+from inlay.engine.tensor_file import write_tensors
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -71,23 +72,19 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write all files; hash and sync in threads while the next file is being written."""
+    """Write all files; hash and sync in threads meanwhile, so the largest go first."""
     hashes: dict[str, Future[str]] = {}
     with ThreadPoolExecutor(2) as pool:
         syncs = []
-
-        def written(name: str) -> None:
+        for stem, tensors in sorted(checkpoint.tensors.items(), key=lambda f: -_size(f[1])):
+            name = f"{stem}.safetensors"
+            hashes[name] = write_tensors(folder / name, tensors)
+            syncs.append(pool.submit(_sync, folder / name))
+        state = json.dumps({"format": FORMAT, **checkpoint.state}, indent=1)
+        for name, text in (("state.json", state), ("config.py", checkpoint.config)):
+            (folder / name).write_text(text, encoding="utf-8")
             hashes[name] = pool.submit(sha256, folder / name)
             syncs.append(pool.submit(_sync, folder / name))
-
-        for stem, tensors in checkpoint.tensors.items():
-            _save_tensors(folder / f"{stem}.safetensors", tensors)
-            written(f"{stem}.safetensors")
-        state = {"format": FORMAT, **checkpoint.state}
-        (folder / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
-        written("state.json")
-        (folder / "config.py").write_text(checkpoint.config, encoding="utf-8")
-        written("config.py")
         for sync in syncs:
             sync.result()
         files = {
@@ -100,14 +97,9 @@ def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
     _sync(folder)
 
 
-def _save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    try:
-        save_file({k: v.detach().contiguous() for k, v in tensors.items()}, path)
-    except Exception as error:
-        # safetensors wraps the operating system's error in its own type.
-        if "No space left" in str(error) or "os error" in str(error).lower():
-            raise OSError(28, str(error)) from error
-        raise
+def _size(tensors: dict[str, torch.Tensor]) -> int:
+    """Bytes of all tensors."""
+    return sum(t.numel() * t.element_size() for t in tensors.values())
 
 
 def _swap(temporary: Path, path: Path) -> None:
@@ -122,7 +114,7 @@ def _swap(temporary: Path, path: Path) -> None:
 
 
 def point_to(work_dir: Path, name: str) -> None:
-    """Make ``name`` the checkpoint that ``last_checkpoint`` names (relative, so folders can move)."""
+    """Make ``last_checkpoint`` name ``name``, relative, so that folders can move."""
     temporary = work_dir / f".{POINTER}.tmp"
     temporary.write_text(name, encoding="utf-8")
     _sync(temporary)
@@ -245,7 +237,7 @@ def _progress(path: Path) -> tuple[int, int]:
 
 def newest_valid(work_dir: Path) -> tuple[Path | None, list[str]]:
     """Return the newest undamaged checkpoint and a line for each newer one that is damaged."""
-    problems = []
+    problems: list[str] = []
     for path in reversed(list_checkpoints(work_dir)):
         problem = damage(path)
         if problem is None:

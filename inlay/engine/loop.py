@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,6 @@ import torch
 from inlay.core.errors import InlayError
 from inlay.core.types import Loader, Window
 from inlay.engine import rng
-from inlay.engine.schedule import learning_rate
 from inlay.engine.state import RunState
 
 if TYPE_CHECKING:
@@ -117,13 +117,11 @@ def train_window(runner: Runner, window: Window) -> None:
 def _update(runner: Runner) -> None:
     """One optimizer step at the learning rate of the window's last iteration."""
     state, optimizer = runner.state, runner.optimizer
-    for group, base in zip(optimizer.param_groups, runner.base_lrs, strict=True):
-        group["lr"] = learning_rate(
-            base, runner.schedules, state.iter, runner.iters_per_epoch, runner.max_iters
-        )
+    for group, rate in zip(optimizer.param_groups, runner.rates(state.iter), strict=True):
+        group["lr"] = rate
     guarded = runner.strategy.guards_overflow
     norm, applied = runner.strategy.step(optimizer, runner.parameters, runner.optim.max_norm)
-    runner.grad_norm = norm
+    state.grad_norm = norm if math.isfinite(norm) else None
     state.update += 1
     if applied:
         state.skipped_in_a_row = 0
@@ -132,10 +130,10 @@ def _update(runner: Runner) -> None:
             "update %d: gradient overflow in float16, loss scale halved", state.update
         )
     else:
-        _skipped(runner)
+        _skipped(runner, norm)
 
 
-def _skipped(runner: Runner) -> None:
+def _skipped(runner: Runner, norm: float) -> None:
     """A non-finite gradient: the update is left out, said, and the run stops past the limit."""
     state = runner.state
     state.skipped_updates += 1
@@ -143,7 +141,7 @@ def _skipped(runner: Runner) -> None:
     runner.logger.warning(
         "update %d skipped: gradient norm is %s (%d skipped so far)",
         state.update,
-        runner.grad_norm,
+        norm,
         state.skipped_updates,
     )
     limit = runner.optim.max_skipped_updates
@@ -179,9 +177,7 @@ def evaluate(runner: Runner, loader: Loader, mode: str) -> dict[str, float]:
             out = runner.strategy.forward(model, batch)
             totals[0] += float(out.loss_sum)
             totals[1] += out.loss_units
-            hooks.call(
-                f"after_{mode}_iter", runner, batch_idx=index, data_batch=batch, outputs=out
-            )
+            hooks.call(f"after_{mode}_iter", runner, batch_idx=index, data_batch=batch, outputs=out)
             if runner.stop_reason and runner.strategy.world_size == 1:
                 break
     model.train(was_training)

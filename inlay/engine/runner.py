@@ -21,7 +21,7 @@ from inlay.engine import rng
 from inlay.engine.hooks.base import HookList
 from inlay.engine.optim import load_optimizer_state, optimizer_state, trainable
 from inlay.engine.parallel.single import SingleDevice
-from inlay.engine.schedule import Schedule
+from inlay.engine.schedule import Schedule, learning_rate
 from inlay.engine.settings import OptimWrapper, TrainLoop
 from inlay.engine.state import MessageHub, RunState
 
@@ -94,7 +94,6 @@ class Runner:
         self.parameters = list(self.named_parameters.values())
         self.base_lrs = [g["lr"] for g in optimizer.param_groups] if optimizer else []
         self.pending = [0, 0]
-        self.grad_norm = math.nan
         self.current_iter = 0
         self.shown_epoch: int | None = None
         self.window_start: loop_module.WindowStart | None = None
@@ -149,6 +148,13 @@ class Runner:
     @property
     def experiment_name(self) -> str:
         return f"{self.work_dir.name}_{self.timestamp}"
+
+    def rates(self, iteration: int) -> list[float]:
+        """Learning rate of every parameter group at ``iteration``."""
+        return [
+            learning_rate(base, self.schedules, iteration, self.iters_per_epoch, self.max_iters)
+            for base in self.base_lrs
+        ]
 
     def stop(self, reason: str) -> None:
         """Ask the loop to save and end after the current iteration."""
@@ -397,5 +403,3 @@ class Runner:
         self.state.iter = self.state.epoch * self.iters_per_epoch + math.ceil(
             self.state.position / per_iter
         )
-
-

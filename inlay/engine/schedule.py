@@ -83,7 +83,9 @@ class CosineAnnealingLR(Schedule):
     eta_min_ratio: float | None = None
 
     def curve(self, value: float, step: float, length: float, scale: float) -> float:
-        floor = value * self.eta_min_ratio if self.eta_min_ratio is not None else self.eta_min or 0.0
+        floor = self.eta_min or 0.0
+        if self.eta_min_ratio is not None:
+            floor = value * self.eta_min_ratio
         period = self.T_max * scale if self.T_max else length
         return floor + (value - floor) * (1 + math.cos(math.pi * step / period)) / 2
 

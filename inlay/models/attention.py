@@ -9,6 +9,7 @@ library's SDPA.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -73,7 +74,7 @@ def packed_attention(
         _one_document(
             query[:, :, a:b], key[:, :, a:b], value[:, :, a:b], scaling, dropout, window, softcap
         )
-        for a, b in zip(starts, starts[1:], strict=False)
+        for a, b in pairwise(starts)
     ]
     out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
     return out.transpose(1, 2), None

@@ -46,7 +46,7 @@ def load_causal_lm(
     if offload_folder:
         kwargs.update(device_map="auto", offload_folder=offload_folder)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             path, trust_remote_code=trust_remote_code, **kwargs
         )
     except (OSError, ValueError) as error:
@@ -117,7 +117,7 @@ def _keep_weights_as_they_are(llm: nn.Module) -> None:
     """
     for module in llm.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
 def _is_linear(module: nn.Module) -> bool:

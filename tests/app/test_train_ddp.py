@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -111,9 +112,9 @@ def test_from_one_rank_to_two_and_back_no_row_is_repeated_or_missed(
     assert inlay(one, tmp_path, stop_at(6))[0] == 143
     first, second = start_ranks(two, tmp_path, 2, [stop_at(9), None])
     assert (first.wait(), second.wait()) == (143, 143), first.text + second.text
-    assert "world_size           1       2    continues" in first.text
+    assert re.search(r"world_size +1 +2 +continues", first.text), first.text
     # Only rank 0 got the signal, inside a window: both ranks finish it and stop together.
-    assert ckpt.newest_valid(work)[0] == work / "iter_16"
+    assert ckpt.newest_valid(work)[0] == work / "iter_15"
     code, text = inlay(one, tmp_path)
     assert code == 0, text
     assert documents_in_all(record) == documents_in_all(tmp_path / "docs_whole")

@@ -61,7 +61,20 @@ def test_the_layout_is_the_one_that_users_know(finished: tuple[Path, Path]) -> N
     assert (work / "last_checkpoint").read_text() == "iter_18"
     log = (log_dir / f"{log_dir.name}.log").read_text()
     assert "Iter(train) [18/18]" in log and "Saving checkpoint at 18 iterations" in log
-    wanted = set("iter update epoch loss lr grad_norm tokens samples time data_time".split())
+    wanted = set(
+        [
+            "iter",
+            "update",
+            "epoch",
+            "loss",
+            "lr",
+            "grad_norm",
+            "tokens",
+            "samples",
+            "time",
+            "data_time",
+        ]
+    )
     assert all(wanted <= set(record) for record in scalars(work))
 
 
@@ -110,11 +123,11 @@ def test_resume_takes_a_path_or_comes_from_the_config(
     for spelled in ("iter_12", "iter_12.pth"):
         text = train(config, tmp_path / spelled, "--resume", work / spelled, *lr)
         assert f"Resumed from checkpoint {work / 'iter_12'}. Continues at update 6" in text
-        assert trained(tmp_path / spelled) == whole[12:]
+        assert trained(tmp_path / spelled) == whole[11:], "the open window is replayed"
     shutil.copytree(work / "iter_12", tmp_path / "moved" / "iter_12")
     text = train(config, tmp_path / "moved", *lr, "resume=True")
     assert f"Auto resumed from the latest checkpoint {tmp_path / 'moved' / 'iter_12'}" in text
-    assert trained(tmp_path / "moved") == whole[12:]
+    assert trained(tmp_path / "moved") == whole[11:]
     text = refused(config, tmp_path / "none", "--resume", work / "iter_13")
     assert "no checkpoint at" in text and "iter_12, iter_18" in text
 

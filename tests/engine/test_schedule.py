@@ -36,9 +36,9 @@ def recursive_cosine(values: list[float], eta_min: float, begin: int, stop: int)
     rate = values[begin]
     for i in range(begin + 1, stop):
         t = i - begin
-        rate = (1 + math.cos(math.pi * t / length)) / (
-            1 + math.cos(math.pi * (t - 1) / length)
-        ) * (rate - eta_min) + eta_min
+        rate = (1 + math.cos(math.pi * t / length)) / (1 + math.cos(math.pi * (t - 1) / length)) * (
+            rate - eta_min
+        ) + eta_min
         values[i] = rate
 
 

@@ -21,8 +21,8 @@ def row(docs: list[list[int]], trained_from: int) -> dict[str, torch.Tensor]:
     labels = [[IGNORE_INDEX] * trained_from + d[trained_from:] for d in docs]
     lengths = torch.tensor([0, *[len(d) for d in docs]])
     return {
-        "input_ids": torch.tensor([sum(docs, [])]),
-        "labels": torch.tensor([sum(labels, [])]),
+        "input_ids": torch.tensor([[i for d in docs for i in d]]),
+        "labels": torch.tensor([[i for d in labels for i in d]]),
         "position_ids": torch.cat([torch.arange(len(d)) for d in docs])[None],
         "doc_starts": lengths.cumsum(0).to(torch.int32),
     }

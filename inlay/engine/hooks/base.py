@@ -100,11 +100,7 @@ class HookList:
     def __init__(self, hooks: list[Any]) -> None:
         self.hooks = hooks = sorted(hooks, key=_priority)
         self._calls = {
-            point: [
-                getattr(hook, point)
-                for hook in hooks
-                if callable(getattr(hook, point, None))
-            ]
+            point: [getattr(hook, point) for hook in hooks if callable(getattr(hook, point, None))]
             for point in POINTS
         }
 

@@ -23,8 +23,8 @@ class EvaluateChatHook(Hook):
     Args:
         tokenizer: of the model.
         evaluation_inputs: user turns, one conversation each.
-        respond: ``(model, tokenizer, prompt_template, system, text, max_new_tokens, stop_words)`` to
-            the decoded prompt and answer; handed in, since chat templates live on another floor.
+        respond: ``(model, tokenizer, prompt_template, system, text, max_new_tokens, stop_words)``
+            to decoded prompt and answer; handed in, since chat templates live on another floor.
         system: text of the system turn, or several parts that are joined.
         prompt_template: a named template's dict; None uses the tokenizer's own.
         every_n_iters: None asks after every validation instead.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import resource
 import sys
 from collections import deque
@@ -14,8 +15,21 @@ from inlay.engine.hooks.base import Hook
 
 OWN = {"train/time", "train/data_time", "train/loss", "train/lr"}
 SHOWN = frozenset(
-    "iter update epoch loss lr grad_norm tokens samples time data_time memory "
-    "tokens_per_sec step".split()
+    [
+        "iter",
+        "update",
+        "epoch",
+        "loss",
+        "lr",
+        "grad_norm",
+        "tokens",
+        "samples",
+        "time",
+        "data_time",
+        "memory",
+        "tokens_per_sec",
+        "step",
+    ]
 )
 """Keys of a record that have their place in the line, or none."""
 
@@ -100,8 +114,8 @@ class LoggerHook(Hook):
             "update": state.update,
             "epoch": runner.epoch + 1,
             "loss": loss_sum / max(units, 1),
-            "lr": runner.optimizer.param_groups[0]["lr"],
-            "grad_norm": runner.grad_norm,
+            "lr": runner.rates(runner.iter)[0],
+            "grad_norm": state.grad_norm,
             "tokens": state.tokens,
             "samples": state.samples,
             "time": seconds,
@@ -129,11 +143,12 @@ class LoggerHook(Hook):
         else:
             place = f"Iter(train) [{record['iter']:{width}d}/{runner.max_iters}]"
         left = (runner.max_iters - record["iter"]) * record["time"]
+        norm = math.nan if record["grad_norm"] is None else record["grad_norm"]
         eta = datetime.timedelta(seconds=int(left))
         shown = (
             f"{place}  lr: {record['lr']:.4e}  eta: {eta}  time: {record['time']:.4f}  "
             f"data_time: {record['data_time']:.4f}  memory: {record['memory']}  "
-            f"grad_norm: {record['grad_norm']:.4f}  loss: {record['loss']:.4f}  "
+            f"grad_norm: {norm:.4f}  loss: {record['loss']:.4f}  "
             f"tokens/s: {record['tokens_per_sec']:.0f}"
         )
         return shown + "".join(f"  {k}: {v:.4f}" for k, v in record.items() if k not in SHOWN)

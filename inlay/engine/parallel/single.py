@@ -37,9 +37,7 @@ class SingleDevice:
         if self.dtype is torch.float16:
             start = 2.0**16 if loss_scale == "dynamic" else float(loss_scale)
             grow = 2000 if loss_scale == "dynamic" else 2**31 - 1
-            self.scaler = torch.amp.GradScaler(
-                device.type, init_scale=start, growth_interval=grow
-            )
+            self.scaler = torch.amp.GradScaler(device.type, init_scale=start, growth_interval=grow)
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """Return the module that ``forward`` calls."""
@@ -77,13 +75,11 @@ class SingleDevice:
         """
         if self.scaler is not None:
             self.scaler.unscale_(optimizer)
-        norm_tensor = nn.utils.get_total_norm(
-            [p.grad for p in parameters if p.grad is not None]
-        )
-        norm = float(norm_tensor)
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        norm = float(nn.utils.get_total_norm(gradients))
         finite = norm - norm == 0.0
         if finite and max_norm is not None and norm > max_norm:
-            nn.utils.clip_grads_with_norm_(parameters, max_norm, norm_tensor)
+            torch._foreach_mul_(gradients, max_norm / norm)
         if self.scaler is not None:
             self.scaler.step(optimizer)
             self.scaler.update()
