@@ -36,8 +36,18 @@ class Parts:
         settings = {k: v for k, v in node.items() if k not in ("dataset", "sampler", "collate_fn")}
         settings.setdefault("shuffle", mode == "train")
         settings.setdefault("pin_memory", torch.cuda.is_available())
-        dataset = self.builder.build(node["dataset"])
-        return make_loader(dataset, settings, self.seed)
+        loader = make_loader(self.builder.build(node["dataset"]), settings, self.seed)
+        if loader.iters_per_epoch is None and mode == "train":
+            self._check_stream()
+        return loader
+
+    def _check_stream(self) -> None:
+        """A stream has no length: the run must say its own."""
+        if self.train_loop().max_iters is None:
+            raise ConfigError(
+                "train_cfg: a streamed data set has no length, so max_epochs cannot be counted. "
+                "Set train_cfg=dict(type=TrainLoop, max_iters=N)"
+            )
 
     def model(self) -> Any:
         """Build ``model``: loads the weights."""

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from inlay.app.assemble import Parts
 from inlay.app.train import checked_config
+from inlay.core.errors import ConfigError
 from inlay.core.types import IGNORE_INDEX, Sample
 
 
@@ -33,6 +34,11 @@ def log_dataset(config: str, count: int, show: str, cfg_options: Sequence[str]) 
     cfg = checked_config(config, cfg_options)
     parts = Parts(cfg, seed=0)
     dataset = parts.loader("train").dataset
+    if not hasattr(dataset, "sample"):
+        raise ConfigError(
+            f"{config}: a streamed data set cannot be looked at by number. Name a few of its rows "
+            "as a ChatDataset source instead"
+        )
     tokenizer = parts.tokenizer()
     console = Console(soft_wrap=True, highlight=False)
     for index in range(min(count, dataset.num_samples_total)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -78,6 +79,8 @@ def train(config: str, options: TrainOptions) -> int:
             logger.info("nothing left to do: %d of %d", runner.state.iter, runner.max_iters)
             return 0
         _write_configs(runner, cfg, log_dir)
+        # What start-up has built lives to the end: the collector need not look at it again.
+        gc.freeze()
         stopped = runner.train()
         return EXIT_CODES.get(stopped or "", 0)
     finally:

@@ -31,7 +31,8 @@ def claim(work_dir: Path) -> IO[str]:
             "--work-dir"
         ) from error
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Not flock: the loader's workers would inherit it and outlive a killed run.
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         lock.seek(0)
         owner = lock.read().strip() or "another process"

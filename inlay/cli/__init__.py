@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib
+import logging
 import os
 import pkgutil
 import sys
@@ -41,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     gc.set_threshold(GC_THRESHOLD)
+    # bitsandbytes looks for an optional kernel package at import and warns that it has none.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if not sys.stderr.isatty():
         # Progress bars of the libraries are for terminals; in a log they are noise.
         os.environ.setdefault("TQDM_DISABLE", "1")
@@ -148,6 +151,8 @@ def _help_text() -> str:
 
 def _print_error(message: str) -> None:
     """Print to standard error: in colour on a terminal (NO_COLOR honoured), else plain text."""
+    # bitsandbytes looks for an optional kernel package at import and warns that it has none.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if not sys.stderr.isatty():
         print(f"error: {message}", file=sys.stderr)
         return

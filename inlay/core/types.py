@@ -62,7 +62,9 @@ class Batch:
         inputs: keyword arguments of the model's ``forward``. For a language model: one flat row of
             documents, ``input_ids`` int64 ``[1, N]``, ``labels`` int64 ``[1, N]`` (``IGNORE_INDEX``
             where untrained, not shifted), ``position_ids`` int64 ``[1, N]`` restarting at 0 for
-            every document, ``doc_starts`` int32 ``[D + 1]`` cumulative document lengths.
+            every document, ``doc_starts`` int32 ``[D + 1]`` cumulative document lengths,
+            ``trained_positions`` int64 ``[K]`` positions whose *next* token is trained,
+            ``longest_document`` in tokens.
         loss_units: number of trained tokens (or masks) in this batch; 0 for a stand-in batch that
             only keeps the ranks in step.
         num_samples: samples (conversations, not packs) in this batch.

@@ -26,6 +26,9 @@ def collate(samples: Sequence[Sample]) -> Batch:
         "labels": torch.from_numpy(np.where(mask, ids, IGNORE_INDEX))[None],
         "position_ids": torch.from_numpy(positions)[None],
         "doc_starts": torch.from_numpy(starts.astype(np.int32)),
+        # Found here, on the CPU: on a GPU each would cost a wait for the device.
+        "trained_positions": torch.from_numpy(np.flatnonzero(mask[1:])),
+        "longest_document": int(lengths.max()),
     }
     return Batch(inputs, int(np.count_nonzero(mask)), len(samples), total)
 
@@ -34,4 +37,5 @@ def stand_in(samples: Sequence[Sample]) -> Batch:
     """The same tokens without anything to train: it counts as no sample and no token."""
     batch = collate(samples)
     batch.inputs["labels"].fill_(IGNORE_INDEX)
+    batch.inputs["trained_positions"] = batch.inputs["trained_positions"][:0]
     return Batch(batch.inputs, 0, 0, 0)

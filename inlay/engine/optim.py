@@ -39,30 +39,38 @@ def build_optimizer(model: nn.Module, make: Callable[..., Any], settings: dict[s
 
 
 def optimizer_state(
-    optimizer: Any, names: list[str]
+    optimizer: Any, parameters: dict[str, nn.Parameter]
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Return tensors ``"<parameter>|<key>"`` and JSON values of the optimizer's state.
 
+    The state is read as the optimizer holds it: ``state_dict`` of some optimizers casts or nests it.
+
     Args:
-        names: parameter names in the order the optimizer got them.
+        parameters: what the optimizer got, by name.
     """
-    raw = optimizer.state_dict()
     tensors: dict[str, torch.Tensor] = {}
     scalars: dict[str, Any] = {}
-    for index, entries in raw["state"].items():
-        for key, value in entries.items():
-            if isinstance(value, torch.Tensor):
-                tensors[f"{names[index]}|{key}"] = value
-            elif value is not None:
-                scalars[f"{names[index]}|{key}"] = value
-    groups = [
-        {k: v for k, v in g.items() if k != "params" and _is_json(v)} for g in raw["param_groups"]
-    ]
-    return tensors, {"scalars": scalars, "groups": groups}
+    on_host: list[str] = []
+    seen: set[int] = set()
+    for name, parameter in parameters.items():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            full = f"{name}|{key}"
+            if not isinstance(value, torch.Tensor):
+                scalars[full] = value
+                continue
+            # 8-bit optimizers share one quantisation map; safetensors wants every tensor its own.
+            tensors[full] = value.clone() if value.data_ptr() in seen else value
+            seen.add(value.data_ptr())
+            if value.device.type == "cpu":
+                on_host.append(full)
+    return tensors, {"scalars": scalars, "on_host": on_host}
 
 
 def load_optimizer_state(
-    optimizer: Any, names: list[str], tensors: dict[str, torch.Tensor], meta: dict[str, Any]
+    optimizer: Any,
+    parameters: dict[str, nn.Parameter],
+    tensors: dict[str, torch.Tensor],
+    meta: dict[str, Any],
 ) -> None:
     """Restore what :func:`optimizer_state` returned.
 
@@ -71,18 +79,14 @@ def load_optimizer_state(
     Raises:
         CheckpointError: the state names a parameter that the model does not train.
     """
-    index = {name: i for i, name in enumerate(names)}
-    state: dict[int, dict[str, Any]] = {}
+    on_host = set(meta["on_host"])
     for full, value in [*tensors.items(), *meta["scalars"].items()]:
         name, key = full.rsplit("|", 1)
-        if name not in index:
+        if name not in parameters:
             raise CheckpointError(
                 f"the checkpoint holds optimizer state of '{name}', which this model does not train"
             )
-        state.setdefault(index[name], {})[key] = value
-    raw = optimizer.state_dict()
-    optimizer.load_state_dict({"state": state, "param_groups": raw["param_groups"]})
-
-
-def _is_json(value: Any) -> bool:
-    return isinstance(value, bool | int | float | str | list | tuple) or value is None
+        parameter = parameters[name]
+        if isinstance(value, torch.Tensor) and full not in on_host:
+            value = value.to(parameter.device)
+        optimizer.state[parameter][key] = value

@@ -315,7 +315,7 @@ class Runner:
             raise CheckpointError(
                 f"not saved: {len(broken)} weights hold NaN or infinity, first '{broken[0]}'"
             )
-        optim_tensors, optim_meta = optimizer_state(self.optimizer, list(self.named_parameters))
+        optim_tensors, optim_meta = optimizer_state(self.optimizer, self.named_parameters)
         tensors: dict[str, dict[str, torch.Tensor]] = {
             "model": {n: p.data for n, p in self.named_parameters.items()},
             "optimizer": optim_tensors,
@@ -380,7 +380,7 @@ class Runner:
         saved = checkpoint.state
         load_optimizer_state(
             self.optimizer,
-            list(self.named_parameters),
+            self.named_parameters,
             checkpoint.tensors.get("optimizer", {}),
             saved["optimizer"],
         )

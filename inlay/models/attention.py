@@ -66,6 +66,10 @@ def packed_attention(
     window = kwargs.get("sliding_window") or 0
     softcap = kwargs.get("softcap")
     doc_starts = attention_mask.view(-1)
+    if query.is_cuda and torch.is_autocast_enabled("cuda"):
+        # Rotary embeddings leave query and key in float32 there; SDPA would be cast by autocast.
+        dtype = torch.get_autocast_dtype("cuda")
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     if query.is_cuda and query.dtype in VARLEN_DTYPES and not dropout and softcap is None:
         longest = kwargs.get("longest_document") or query.shape[2]
         return _varlen(query, key, value, doc_starts, longest, scaling, window), None

@@ -43,6 +43,7 @@ class SupervisedFinetune(nn.Module):
         labels: torch.Tensor,
         position_ids: torch.Tensor,
         doc_starts: torch.Tensor,
+        trained_positions: torch.Tensor | None = None,
         longest_document: int | None = None,
     ) -> StepOutput:
         """Return the cross entropy, in nats, summed over the trained tokens.
@@ -52,10 +53,14 @@ class SupervisedFinetune(nn.Module):
             labels: int64 ``[1, N]``, ``IGNORE_INDEX`` where untrained, not shifted.
             position_ids: int64 ``[1, N]``, restarting at 0 in every document.
             doc_starts: int32 ``[D + 1]`` cumulative document lengths.
-            longest_document: length of the longest document, in tokens; saves a GPU sync.
+            trained_positions: int64 ``[K]``, positions whose next token has a label; None finds
+                them, which on a GPU waits for the device.
+            longest_document: length of the longest document, in tokens; saves the same wait.
         """
         targets = labels[0, 1:]
-        trained = (targets != IGNORE_INDEX).nonzero(as_tuple=True)[0]
+        trained = trained_positions
+        if trained is None:
+            trained = (targets != IGNORE_INDEX).nonzero(as_tuple=True)[0]
         # Position t predicts token t + 1. Logits are computed at trained positions only; a batch
         # without any (a stand-in) still runs the whole model, so that ranks stay in step.
         keep = trained if len(trained) else trained.new_zeros(1)

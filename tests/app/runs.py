@@ -12,6 +12,7 @@ import time
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -162,9 +163,7 @@ class Recorder:
     ) -> None:
         ids = data_batch.inputs["input_ids"][0].numpy()
         starts = data_batch.inputs["doc_starts"].tolist()
-        documents = [
-            zlib.crc32(ids[a:b].tobytes()) for a, b in zip(starts, starts[1:], strict=False)
-        ]
+        documents = [zlib.crc32(ids[a:b].tobytes()) for a, b in pairwise(starts)]
         line = {
             "iter": runner.iter,
             "update": runner.state.update - (runner.window_start is None),
@@ -314,6 +313,21 @@ def stop_at(batch: int, number: int = signal.SIGTERM) -> Callable[[], None]:
         SingleDevice.forward = counted  # type: ignore[method-assign]
 
     return patch
+
+
+def stop_in_validation() -> None:
+    """For ``before``: SIGTERM comes at the second batch of the first validation."""
+    from inlay.engine.parallel.single import SingleDevice
+
+    forward, seen = SingleDevice.forward, [0]
+
+    def counted(self: Any, model: Any, batch: Any) -> Any:
+        seen[0] += not model.training
+        if seen[0] == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return forward(self, model, batch)
+
+    SingleDevice.forward = counted  # type: ignore[method-assign]
 
 
 def scalars(work_dir: Path) -> list[dict[str, Any]]:

@@ -11,7 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import Child, inlay, scalars, start, stop_at, train, trained, write_config
+from runs import (
+    Child,
+    inlay,
+    scalars,
+    start,
+    stop_at,
+    stop_in_validation,
+    train,
+    trained,
+    write_config,
+)
 
 from inlay.engine import checkpoint as ckpt
 
@@ -144,27 +154,12 @@ def test_a_signal_before_training_leaves_at_once_and_frees_the_folder(
     train(config, tmp_path / "w")
 
 
-def in_validation() -> None:
-    """For ``before``: the signal comes at the second batch of the first validation."""
-    from inlay.engine.parallel.single import SingleDevice
-
-    forward, seen = SingleDevice.forward, [0]
-
-    def counted(self: Any, model: Any, batch: Any) -> Any:
-        seen[0] += not model.training
-        if seen[0] == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return forward(self, model, batch)
-
-    SingleDevice.forward = counted  # type: ignore[method-assign]
-
-
 def test_half_a_validation_is_neither_logged_nor_best(tmp_path: Path, tiny_model: Path) -> None:
     config, whole = make(tmp_path, tiny_model, val_fraction=0.3, max_length=48)
     judged = [r["val/loss"] for r in scalars(tmp_path / "whole") if "val/loss" in r]
     assert len(judged) == 2
     work = tmp_path / "stopped"
-    code, text = inlay(["train", config, "--work-dir", work], tmp_path, in_validation)
+    code, text = inlay(["train", config, "--work-dir", work], tmp_path, stop_in_validation)
     assert code == 143, text
     assert not [r for r in scalars(work) if "val/loss" in r]
     assert not list(work.glob("best_*"))

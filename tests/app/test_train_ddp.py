@@ -22,6 +22,7 @@ from runs import (
     scalars,
     start_ranks,
     stop_at,
+    stop_in_validation,
     train,
     train_ranks,
     trained,
@@ -143,6 +144,19 @@ def test_two_ranks_with_dropout_resume_to_the_same_bits(
     assert (first.wait(), second.wait()) == (143, 143), first.text + second.text
     train_ranks(config, work, "--resume")
     assert trained(work) == trained(tmp_path / "whole")
+
+
+def test_a_signal_to_one_rank_between_two_epochs_stops_both(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    """Ranks that saw the signal at different moments must still leave the loop together."""
+    config = write_config(tmp_path, tiny_model, val_fraction=0.3, max_length=48)
+    words = ["train", config, "--work-dir", tmp_path / "w"]
+    first, second = start_ranks(words, tmp_path, 2, [None, stop_in_validation])
+    assert (first.wait(), second.wait()) == (143, 143), first.text + second.text
+    assert len([r for r in scalars(tmp_path / "w") if "val/loss" in r]) == 1
+    train_ranks(config, tmp_path / "w", "--resume")
+    assert sorted(Counter(r[-1] for r in trained(tmp_path / "w")).values())[-1] == 1
 
 
 # -- through the launcher ------------------------------------------------------------------------

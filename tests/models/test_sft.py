@@ -88,7 +88,7 @@ def test_qlora_really_trains_on_a_cpu(tiny_model: Path) -> None:
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert losses[-1] < losses[0] - 0.4
 
 
@@ -107,7 +107,7 @@ def test_an_adapter_that_would_do_nothing_is_refused(tiny_model: Path, tmp_path:
     file = tmp_path / "adapter" / "adapter_model.safetensors"
     renamed: dict[str, Any] = {f"elsewhere.{k}": v for k, v in load_file(file).items()}
     save_file(renamed, file)
-    with pytest.raises(ModelError, match="would do nothing"):
+    with pytest.raises(ModelError, match="missing on one side"):
         load_adapter(AutoModelForCausalLM.from_pretrained(tiny_model), str(tmp_path / "adapter"))
 
 
