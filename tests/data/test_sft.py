@@ -67,7 +67,8 @@ def test_batch_is_one_flat_row(tmp_path, build):
     samples = dataset.item(0, 0) + dataset.item(1, 0)
     lengths = [len(s.ids) for s in samples]
     starts = np.cumsum([0, *lengths])
-    inputs = {key: value.numpy() for key, value in batch.inputs.items()}
+    inputs = {k: v if isinstance(v, int) else v.numpy() for k, v in batch.inputs.items()}
+    assert inputs["longest_document"] == max(lengths)
     assert inputs["doc_starts"].dtype == np.int32
     assert inputs["doc_starts"].tolist() == starts.tolist()
     assert inputs["input_ids"].tolist() == [np.concatenate([s.ids for s in samples]).tolist()]
@@ -75,6 +76,7 @@ def test_batch_is_one_flat_row(tmp_path, build):
     trained = np.concatenate([s.mask for s in samples])
     assert (inputs["labels"][0] != -100).tolist() == trained.tolist()
     assert (inputs["labels"][0] == inputs["input_ids"][0])[trained].all()
+    assert inputs["trained_positions"].tolist() == (np.flatnonzero(trained) - 1).tolist()
     assert (batch.loss_units, batch.num_samples, batch.num_tokens) == (
         int(trained.sum()),
         len(samples),
@@ -82,6 +84,7 @@ def test_batch_is_one_flat_row(tmp_path, build):
     )
     idle = dataset.stand_in(dataset.item(0, 0))
     assert (idle.inputs["labels"] == -100).all()
+    assert len(idle.inputs["trained_positions"]) == 0
     assert (idle.loss_units, idle.num_samples, idle.num_tokens) == (0, 0, 0)
 
 
