@@ -87,7 +87,7 @@ def _intervals(cfg: Mapping[str, Any]) -> Iterator[Problem]:
         by_epoch = loop.get("by_epoch", loop.get("max_epochs") is not None)
         unit = "epochs" if by_epoch else "iterations"
         yield from _too_rare(cfg, loop.get("val_interval"), "train_cfg.val_interval", unit)
-    elif loop.get("val_begin") is not None:
+    elif (loop.get("val_begin") or 0) > 1:
         yield Problem("val_dataloader", "a data loader (train_cfg.val_begin is set)", "none")
 
 

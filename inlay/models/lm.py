@@ -51,6 +51,7 @@ def load_causal_lm(
         )
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot load a causal language model from '{path}': {error}") from error
+    _keep_weights_as_they_are(model)
     if adapter:
         model = load_adapter(model, adapter)
     if not bits and not offload_folder:
@@ -113,7 +114,7 @@ def _keep_weights_as_they_are(llm: nn.Module) -> None:
     """Stop bitsandbytes from repacking 4-bit weights on a CPU at the first evaluation.
 
     The repacked ones are rounded differently: a run that validates would train on another base
-    model from there on.
+    model from there on. It also fails for sizes that are not multiples of its blocks.
     """
     for module in llm.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):

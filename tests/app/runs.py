@@ -181,9 +181,16 @@ class Child:
     pid: int
     log: Path
 
-    def wait(self) -> int:
-        """Return the exit code, ``-N`` after signal N."""
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+    def wait(self, seconds: float = 90) -> int:
+        """Return the exit code, ``-N`` after signal N; a child that hangs is killed."""
+        end = time.monotonic() + seconds
+        while True:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                return os.waitstatus_to_exitcode(status)
+            if time.monotonic() > end:
+                os.kill(self.pid, signal.SIGKILL)
+            time.sleep(0.002)
 
     @property
     def text(self) -> str:

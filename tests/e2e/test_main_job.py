@@ -208,4 +208,4 @@ def test_shipped_model_and_conversations(
 def test_real_conversations(tmp_path: Path, shared_data: Path, data: str, lora: bool) -> None:
     model = shared_data / "models" / "stories260k"
     drop = 0.4 if lora else 1.0
-    journey(tmp_path, model, shared_data / "text" / data, lora=lora, drop=drop, iters=150)
+    journey(tmp_path, model, shared_data / "text" / data, lora=lora, drop=drop, iters=90)
