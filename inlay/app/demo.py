@@ -19,7 +19,7 @@ from inlay.core.errors import InlayError
 from inlay.engine.checkpoint import newest_valid
 from inlay.models.lm import load_causal_lm
 
-RECIPE = "stories260k_full_demo"
+RECIPE = "stories260k_full_demo_e4"
 QUESTIONS = (
     "Who are you?",
     "Tell me a story about a dog.",
