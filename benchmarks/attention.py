@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -67,7 +68,7 @@ def by_hand(borders: list[int]) -> Callable[..., tuple[torch.Tensor, None]]:
         **kwargs: Any,
     ) -> tuple[torch.Tensor, None]:
         parts = []
-        for a, b in zip(borders, borders[1:], strict=False):
+        for a, b in pairwise(borders):
             q, k, v = query[:, :, a:b], key[:, :, a:b], value[:, :, a:b]
             parts.append(F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True))
         return torch.cat(parts, 2).transpose(1, 2), None

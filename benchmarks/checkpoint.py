@@ -29,7 +29,8 @@ def adamw_checkpoint(megabytes: int) -> Checkpoint:
     count = max(1, megabytes // 12)
     names = [f"layers.{i}.weight" for i in range(count)]
     model = {name: torch.randn(1000, 1000) for name in names}
-    moments = {f"{n}|{k}": torch.randn(1000, 1000) for n in names for k in ("exp_avg", "exp_avg_sq")}
+    keys = [f"{name}|{moment}" for name in names for moment in ("exp_avg", "exp_avg_sq")]
+    moments = {key: torch.randn(1000, 1000) for key in keys}
     return Checkpoint({"model": model, "optimizer": moments}, {"saved_at_iter": 1}, "")
 
 

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 SHAPES = {
-    "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 512},
+    "tiny": {"hidden_size": 64, "intermediate_size": 99, "num_hidden_layers": 2, "vocab_size": 512},
     "0.6B": {"hidden_size": 1024, "intermediate_size": 3072},
     "1.7B": {"hidden_size": 2048, "intermediate_size": 6144},
 }
@@ -76,7 +76,7 @@ class Clock:
         return (self.tokens[-1] - self.tokens[first]) / seconds
 
 
-def train_ours(model: Any, documents: list[np.ndarray], args: Any, lora: bool, clock: Clock) -> None:
+def train_ours(model: Any, documents: list[Any], args: Any, lora: bool, clock: Clock) -> None:
     from peft import LoraConfig
 
     from inlay.core.types import Sample
@@ -98,12 +98,11 @@ def train_ours(model: Any, documents: list[np.ndarray], args: Any, lora: bool, c
         def __len__(self) -> int:
             return len(packs)
 
-        def item(self, index: int, seed: int) -> Any:
-            ids = [documents[i] for i in packs[index]]
-            return [Sample(d, np.arange(len(d)) > 0) for d in ids]
+        def item(self, index: int, seed: int) -> list[Sample]:
+            return [Sample(documents[i], np.arange(lengths[i]) > 0) for i in packs[index]]
 
-        def collate(self, items: list[Any]) -> Any:
-            return collate(sum(items, []))
+        def collate(self, items: list[list[Sample]]) -> Any:
+            return collate(items[0])
 
     class Ticks:
         def after_train_iter(self, runner: Any, **kwargs: Any) -> None:
@@ -123,7 +122,7 @@ def train_ours(model: Any, documents: list[np.ndarray], args: Any, lora: bool, c
     ).train()
 
 
-def train_trl(model: Any, documents: list[np.ndarray], args: Any, lora: bool, clock: Clock) -> None:
+def train_trl(model: Any, documents: list[Any], args: Any, lora: bool, clock: Clock) -> None:
     from datasets import Dataset
     from peft import LoraConfig
     from tokenizers import Tokenizer, models
@@ -164,8 +163,8 @@ def train_trl(model: Any, documents: list[np.ndarray], args: Any, lora: bool, cl
 
 
 def flops_per_token(model: Any, documents: list[np.ndarray], lora: bool) -> float:
-    """6 FLOP a weight and token, 4 where weights are frozen (arXiv 2001.08361), and causal attention
-    inside documents (12 a layer, head value and position seen, half of them)."""
+    """FLOP a token: 6 a weight, 4 where weights are frozen (arXiv 2001.08361), and causal attention
+    inside documents: 12 a layer, a value of a head and a position seen."""
     config = model.config
     lengths = np.array([len(d) for d in documents], float)
     seen = (lengths**2).sum() / 2 / lengths.sum()

@@ -20,6 +20,18 @@ WIDTH = 118
 HEAD, TAIL = 6, 5
 """Lines of the training log that are shown at its start and at its end."""
 
+NOISE = (
+    "Warning",
+    "warnings.warn",
+    "Hook",
+    "ample 0",
+    "Saving",
+    "Sample",
+    "^<s>",
+    "^Bot:",
+    "Yes, I",
+)
+
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -40,8 +52,8 @@ def main() -> None:
 
 
 def keep(line: str) -> bool:
-    """Leave out what is not about this run: warnings, sample dumps, empty lines of the log."""
-    return not re.search(r"Warning|warnings.warn|Hook|sample 0|Saving checkpoint|Sample output|^<s>|^Bot:|^"Yes|^$", line)
+    """Leave out what is not about this run: warnings and the chat hook's own dumps."""
+    return not re.search("|".join(NOISE), line)
 
 
 def shorten(line: str) -> str:

@@ -75,7 +75,7 @@ def train(config: str, options: TrainOptions) -> int:
             logger.warning(note)
         runner = build_runner(cfg, seed, device, work_dir, log_dir, logger)
         _start_from(runner, source, saved, weights_only, options, work_dir)
-        if runner.state.iter >= runner.max_iters:
+        if runner.state.iter >= runner.max_iters and not runner.owes_validation():
             logger.info("nothing left to do: %d of %d", runner.state.iter, runner.max_iters)
             return 0
         _write_configs(runner, cfg, log_dir)

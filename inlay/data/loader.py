@@ -8,6 +8,7 @@ items.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -184,6 +185,7 @@ class _Workers:
             batch_size=None,
             sampler=_Restartable(self),
             collate_fn=_as_it_is,
+            worker_init_fn=_leave_process_group,
             # torch draws a seed for its workers; drawn from the global generator, starting to read
             # would change dropout, and a resumed run with it.
             generator=torch.Generator(),
@@ -206,6 +208,11 @@ class _Restartable:
 
     def __iter__(self) -> Iterator[_Request]:
         return self._workers.requests()
+
+
+def _leave_process_group(_worker: int) -> None:
+    """A signal to the whole group (Ctrl-C, a batch system) is for the run: it still needs us."""
+    os.setpgid(0, 0)
 
 
 def _as_it_is(batch: Any) -> Any:

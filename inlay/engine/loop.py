@@ -36,9 +36,9 @@ class WindowStart:
 def train(runner: Runner) -> None:
     """Train to the end of the plan, or until something asks for a stop."""
     state = runner.state
-    if runner.val_dataloader is not None and runner.loop.val_begin == 0 and not state.iter:
+    if runner.owes_validation():
         runner.val()
-    while state.iter < runner.max_iters and not runner.stop_reason:
+    while state.iter < runner.max_iters and not runner.should_stop():
         runner.hooks_list.call("before_train_epoch", runner)
         finished = _train_epoch(runner)
         if runner.stop_reason:
@@ -53,7 +53,7 @@ def train(runner: Runner) -> None:
         runner.shown_epoch = None
         if runner.validates_after_epoch(state.epoch):
             runner.val()
-    if runner.validates_at_end():
+    if not runner.stop_reason and runner.owes_validation():
         runner.val()
 
 
@@ -181,6 +181,8 @@ def evaluate(runner: Runner, loader: Loader, mode: str) -> dict[str, float]:
             if runner.stop_reason and runner.strategy.world_size == 1:
                 break
     model.train(was_training)
+    if runner.stop_reason and runner.strategy.world_size == 1:
+        return {}  # half a result is none: neither logged nor the best
     loss_sum, units = runner.strategy.sum(totals).tolist()
     loss = loss_sum / max(units, 1)
     metrics = {

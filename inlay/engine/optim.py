@@ -43,7 +43,7 @@ def optimizer_state(
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Return tensors ``"<parameter>|<key>"`` and JSON values of the optimizer's state.
 
-    The state is read as the optimizer holds it: ``state_dict`` of some optimizers casts or nests it.
+    Read as the optimizer holds it: ``state_dict`` of some optimizers casts or nests it.
 
     Args:
         parameters: what the optimizer got, by name.

@@ -98,6 +98,7 @@ class Runner:
         self.shown_epoch: int | None = None
         self.window_start: loop_module.WindowStart | None = None
         self.stop_reason: str | None = None
+        self._asked: str | None = None
         self.hook_state: dict[str, Any] = {}
         self._random: dict[str, Any] | None = None
         self._last_saved: int | None = None
@@ -158,12 +159,14 @@ class Runner:
 
     def stop(self, reason: str) -> None:
         """Ask the loop to save and end after the current iteration."""
-        self.stop_reason = self.stop_reason or reason
+        self._asked = self._asked or reason
+        if self.world_size == 1:
+            self.stop_reason = self._asked  # several ranks agree in should_stop, and only there
 
     def should_stop(self) -> bool:
         """True when any rank was asked to stop; all ranks agree on the answer."""
         if self.world_size > 1:
-            reasons = [r for r in self.strategy.gather(self.stop_reason) if r]
+            reasons = [r for r in self.strategy.gather(self._asked) if r]
             self.stop_reason = reasons[0] if reasons else None
         return self.stop_reason is not None
 
@@ -197,7 +200,10 @@ class Runner:
 
     def val(self) -> dict[str, float]:
         """Evaluate on ``val_dataloader``; see ``loop.evaluate`` for the result."""
-        return loop_module.evaluate(self, self.val_dataloader, "val")
+        metrics = loop_module.evaluate(self, self.val_dataloader, "val")
+        if metrics:
+            self.state.validated_at = self.state.iter
+        return metrics
 
     def test(self) -> dict[str, float]:
         """Evaluate on ``test_dataloader``, with ``before_run`` and ``after_run`` around it."""
@@ -224,20 +230,26 @@ class Runner:
             and done % interval == 0
         )
 
-    def validates_at_end(self) -> bool:
-        """The last weights are always judged, also when the interval does not divide the run."""
-        if self.val_dataloader is None or self.stop_reason:
+    def owes_validation(self) -> bool:
+        """True where a validation is due and has not been completed: at the start with
+        ``val_begin=0``, at the end, and after a resume from the moment before one."""
+        state = self.state
+        if self.val_dataloader is None or state.validated_at == state.iter:
             return False
-        done = self.state.epoch if self.loop.by_epoch else self.state.iter
-        interval = self.loop.val_interval or 1
-        return done % interval != 0 or (bool(self.loop.by_epoch) and self.state.position > 0)
+        if state.iter == 0:
+            return self.loop.val_begin == 0
+        if state.iter >= self.max_iters:
+            return True
+        if self.loop.by_epoch:
+            return state.position == 0 and self.validates_after_epoch(state.epoch)
+        return self.validates_after_iter(state.iter)
 
     def _catch_signals(self) -> dict[int, Any]:
         """SIGTERM and Ctrl-C save and stop; a second Ctrl-C stops at once."""
 
         def handler(number: int, _frame: Any) -> None:
             name = signal.Signals(number).name
-            if self.stop_reason == "SIGINT" and number == signal.SIGINT:
+            if self._asked == "SIGINT" and number == signal.SIGINT:
                 raise KeyboardInterrupt
             self.stop(name)
 

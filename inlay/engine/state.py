@@ -19,6 +19,7 @@ class RunState:
         samples, tokens: trained so far, all ranks.
         skipped_updates: updates left out for a non-finite gradient; skipped_in_a_row: of these, the
             last ones without a good one between.
+        validated_at: iteration of the last complete validation; -1 before the first.
         grad_norm: L2 norm of the last update's gradients before clipping; None before the first.
         best: best validation results by metric: value and iteration.
     """
@@ -32,6 +33,7 @@ class RunState:
     tokens: int = 0
     skipped_updates: int = 0
     skipped_in_a_row: int = 0
+    validated_at: int = -1
     grad_norm: float | None = None
     best: dict[str, Any] = field(default_factory=dict)
 

@@ -51,7 +51,7 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> Future[str]:
             digest.update(head)
             file.write(head)
             for _, tensor in ordered:
-                data = memoryview(_bytes(tensor).numpy())
+                data = _bytes(tensor).numpy().data
                 hashing.submit(digest.update, data)
                 file.write(data)
         return hashing.submit(digest.hexdigest)

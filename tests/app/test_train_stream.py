@@ -48,10 +48,11 @@ randomness = dict(seed=1)
 
 
 def write(folder: Path, model: Path, length: str) -> str:
+    turns = [(f"{i}?", "a" * (i % 40 + 1)) for i in range(50)]
     rows = [
-        {"messages": [{"role": "user", "content": f"{i}?"}, {"role": "assistant", "content": "a" * (i % 40 + 1)}]}
-        for i in range(50)
-    ]  # fmt: skip
+        {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]}
+        for q, a in turns
+    ]
     data = folder / "rows.jsonl"
     data.write_text("\n".join(map(json.dumps, rows)))
     config = folder / "stream.py"

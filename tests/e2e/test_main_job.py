@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-CONFIG = '''
+CONFIG = """
 from peft import LoraConfig
 from torch.optim import AdamW
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -76,7 +76,7 @@ default_hooks = dict(
     ),
 )
 randomness = dict(seed=0)
-'''
+"""
 LORA = 'dict(type=LoraConfig, r=8, lora_dropout=0.1, target_modules="all-linear")'
 EXACT = ("iter", "update", "epoch", "loss", "lr", "grad_norm", "tokens", "samples")
 

@@ -42,8 +42,7 @@ def exit_code(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-CALLS = [(os, "fsync"), (os, "open"), (os, "rename"), (os, "replace"), (os, "rmdir"), (os, "unlink"),
-         (os, "mkdir")]  # fmt: skip
+CALLS = [(os, n) for n in ("fsync", "open", "rename", "replace", "rmdir", "unlink", "mkdir")]
 
 
 def die_at(call: int) -> None:

@@ -55,16 +55,20 @@ class LoggerHook(Hook):
         self._tokens = 0
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        self._pending = deque(tuple(row) for row in checkpoint.get("logger", ()))
+        ranks = checkpoint.get("logger", ())
+        if len(ranks) == runner.world_size:
+            rows = ranks[runner.rank]
+        else:
+            rows = [row for rank in ranks for row in rank] if runner.rank == 0 else []
+        self._pending = deque(tuple(row) for row in rows)
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         start = runner.window_start
         done = start.state.iter if start else runner.state.iter
         # An iteration at a logged boundary is on its way to the log, not pending.
         boundary = done - done % self.interval
-        checkpoint["logger"] = [
-            [i, float(loss), units] for i, loss, units in self._pending if boundary <= i < done
-        ]
+        rows = [[i, float(loss), units] for i, loss, units in self._pending if boundary <= i < done]
+        checkpoint["logger"] = runner.strategy.gather(rows)
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
