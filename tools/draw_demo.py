@@ -42,7 +42,7 @@ def main() -> None:
     done.check_returncode()
     lines = [line for line in done.stdout.splitlines() if keep(line)]
     log = [i for i, line in enumerate(lines) if "Iter(" in line]
-    cut = lines[: log[HEAD]] + ["  ..."] + lines[log[-TAIL] :]
+    cut = [*lines[: log[HEAD]], "  ...", *lines[log[-TAIL] :]]
     console = Console(record=True, width=WIDTH, file=io.StringIO(), highlight=False)
     console.print("[bold]$ make demo[/]")
     for line in cut:

@@ -10,10 +10,10 @@ from inlay.app.assemble import Parts
 from inlay.app.train import checked_config
 from inlay.convert.to_hf import export
 from inlay.convert.verify import verify
-from inlay.core.errors import CheckpointError
 from inlay.data import PROMPT_TEMPLATE
 from inlay.engine import checkpoint as ckpt
 from inlay.engine.optim import trainable
+from inlay.engine.snapshot import copy_weights
 
 
 def export_checkpoint(
@@ -38,15 +38,7 @@ def export_checkpoint(
     weights = ckpt.load_weights(folder)
     parts = Parts(cfg, seed=0)
     model = parts.model()
-    parameters = trainable(model)
-    if set(parameters) != set(weights):
-        odd = sorted(set(parameters) ^ set(weights))
-        raise CheckpointError(
-            f"{folder} is a checkpoint of another model than {cfg.path} builds: "
-            f"{len(odd)} weights differ, first '{odd[0]}'"
-        )
-    for name, parameter in parameters.items():
-        parameter.data.copy_(weights[name])
+    copy_weights(trainable(model), weights, folder)
     data = cfg["train_dataloader"]["dataset"]
     template = data.get("template")
     export(

@@ -76,7 +76,7 @@ def train(config: str, options: TrainOptions) -> int:
         runner = build_runner(cfg, seed, device, work_dir, log_dir, logger)
         _start_from(runner, source, saved, weights_only, options, work_dir)
         if runner.state.iter >= runner.max_iters and not runner.owes_validation():
-            logger.info("nothing left to do: %d of %d", runner.state.iter, runner.max_iters)
+            logger.info("nothing left to do: %d of %d iterations done", runner.state.iter, runner.max_iters)
             return 0
         _write_configs(runner, cfg, log_dir)
         # What start-up has built lives to the end: the collector need not look at it again.
@@ -157,10 +157,12 @@ def _source(cfg: Any, options: TrainOptions, work_dir: Path) -> tuple[Path | Non
         found, damaged = ckpt.newest_valid(work_dir)
         if damaged and found is None:
             raise CheckpointError(f"no usable checkpoint in {work_dir}: {'; '.join(damaged)}")
-        return found, False, damaged
-    if wants:
+        if found is not None:
+            return found, False, damaged
+    elif wants:
         return ckpt.locate(wants), False, []
-    workdir.refuse_used(work_dir)
+    else:
+        workdir.refuse_used(work_dir)
     return (ckpt.locate(load_from) if load_from else None), True, []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -153,9 +154,9 @@ class ChatDataset:
         return samples
 
     def _content(self, val_fraction: float, part: str) -> str:
-        # The folder's name is the fingerprint of all that made the samples.
+        # The conversations themselves: template and length have fingerprints of their own.
         parts = [
-            [s.folder.name, x.weight, x.repeat]
+            [hashlib.sha256(np.asarray(s.hashes)).hexdigest(), x.weight, x.repeat]
             for s, x in zip(self._stores, self._sources, strict=True)
         ]
         return fingerprint([parts, val_fraction, part])

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import logging
-import math
 import signal
-import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from inlay.core.errors import CheckpointError
 from inlay.core.types import Loader
 from inlay.engine import checkpoint as ckpt
 from inlay.engine import loop as loop_module
-from inlay.engine import rng
+from inlay.engine import rng, snapshot
 from inlay.engine.hooks.base import HookList
-from inlay.engine.optim import load_optimizer_state, optimizer_state, trainable
+from inlay.engine.optim import trainable
 from inlay.engine.parallel.single import SingleDevice
 from inlay.engine.schedule import Schedule, learning_rate
 from inlay.engine.settings import OptimWrapper, TrainLoop
 from inlay.engine.state import MessageHub, RunState
 
 EXIT_CODES = {"SIGTERM": 143, "SIGINT": 130}
-HUB_KEYS = ("train/loss", "train/lr")
 
 
 class Runner:
@@ -99,8 +94,7 @@ class Runner:
         self.window_start: loop_module.WindowStart | None = None
         self.stop_reason: str | None = None
         self._asked: str | None = None
-        self.hook_state: dict[str, Any] = {}
-        self._random: dict[str, Any] | None = None
+        self._random: dict[str, Any] = {}
         self._last_saved: int | None = None
 
     # -- what hooks read ---------------------------------------------------------------------
@@ -182,7 +176,7 @@ class Runner:
             self.hooks_list.call("before_run", self)
             self.hooks_list.call("before_train", self)
             # Hooks may have drawn numbers; training starts from its own, or the saved, state.
-            if self._random is not None:
+            if self._random:
                 rng.restore(self._random)
             else:
                 rng.seed_everything(self.seed + self.rank)
@@ -282,136 +276,20 @@ class Runner:
     # -- checkpoints -------------------------------------------------------------------------
 
     def save_checkpoint(self, name: str) -> Path | None:
-        """Write ``work_dir/name``; every rank calls it. Returns the folder on rank 0.
-
-        Raises:
-            CheckpointError: the disk is full or not writable, or a weight is not finite.
-        """
-        start = self.window_start
-        random = start.random if start else rng.capture()
-        pending = start.pending if start else self.pending
-        state = start.state if start else self.state
-        counts = self.strategy.sum(torch.tensor(pending, dtype=torch.float64)).tolist()
-        saved = asdict(state)
-        saved["best"] = self.state.best
-        saved["samples"] += int(counts[0])
-        saved["tokens"] += int(counts[1])
-        randoms = self.strategy.gather(rng.to_saved(random))
-        extra: dict[str, Any] = {
-            "meta": {"iter": self.state.iter, "epoch": self.state.epoch, "seed": self.seed},
-            "message_hub": {
-                k: self.message_hub.get_scalar(k).current()
-                for k in HUB_KEYS
-                if k in self.message_hub.log_scalars
-            },
-        }
-        self.hooks_list.call("before_save_checkpoint", self, checkpoint=extra)
-        path = self.work_dir / name
-        self.strategy.barrier()
-        if self.rank == 0:
-            ckpt.write(path, self._assemble(saved, randoms, extra))
-            if ckpt.NAME.match(name):
-                ckpt.point_to(self.work_dir, name)
+        """Write ``work_dir/name``; every rank calls it. Returns the folder on rank 0."""
+        path = snapshot.save(self, name)
         if ckpt.NAME.match(name):
             self._last_saved = self.state.iter
-        self.strategy.barrier()
-        self.hooks_list.call("after_save_checkpoint", self, checkpoint=extra)
-        return path if self.rank == 0 else None
+        return path
 
-    def _assemble(
-        self, saved: dict[str, Any], randoms: list[Any], extra: dict[str, Any]
-    ) -> ckpt.Checkpoint:
-        """Everything of the run as tensors and JSON values."""
-        broken = [n for n, p in self.named_parameters.items() if not bool(torch.isfinite(p).all())]
-        if broken:
-            raise CheckpointError(
-                f"not saved: {len(broken)} weights hold NaN or infinity, first '{broken[0]}'"
-            )
-        optim_tensors, optim_meta = optimizer_state(self.optimizer, self.named_parameters)
-        tensors: dict[str, dict[str, torch.Tensor]] = {
-            "model": {n: p.data for n, p in self.named_parameters.items()},
-            "optimizer": optim_tensors,
-        }
-        for rank, (rng_tensors, _) in enumerate(randoms):
-            tensors[f"rng_{rank}"] = rng_tensors
-        added = {k: v for k, v in extra.items() if isinstance(v, torch.Tensor)}
-        if added:
-            tensors["extra"] = added
-        state = {
-            "run": saved,
-            "saved_at_iter": self.state.iter,
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
-            "seed": self.seed,
-            "plan": self.plan(),
-            "identity": self.identity,
-            "optimizer": optim_meta,
-            "strategy": self.strategy.state(),
-            "rng": [values for _, values in randoms],
-            "hooks": {k: v for k, v in extra.items() if not isinstance(v, torch.Tensor)},
-        }
-        return ckpt.Checkpoint(tensors, state, self.config_text)
+    def load_weights(self, tensors: dict[str, torch.Tensor], source: str | Path) -> None:
+        """Copy trained weights into the model; ``source`` is named in errors."""
+        snapshot.copy_weights(self.named_parameters, tensors, source)
+
+    def restore(self, checkpoint: ckpt.Checkpoint, source: str | Path) -> None:
+        """Continue from ``checkpoint``; ``source`` is named in errors."""
+        self._random = snapshot.restore(self, checkpoint, source)
 
     def plan(self) -> dict[str, Any]:
         """What a resumed run compares, besides the identity."""
-        batch = getattr(self.train_dataloader, "batch_size", 0)
-        return {
-            "batch_size": batch,
-            "accumulative_counts": self.optim.accumulative_counts,
-            "world_size": self.world_size,
-            "iters_per_epoch": self.iters_per_epoch,
-            "max_iters": self.max_iters,
-            "max_epochs": self.max_epochs,
-            "lr": self.base_lrs,
-            "dtype": self.optim.dtype or "float32",
-        }
-
-    def load_weights(self, tensors: dict[str, torch.Tensor], source: str | Path) -> None:
-        """Copy trained weights into the model.
-
-        Raises:
-            CheckpointError: names or shapes differ from what this model trains.
-        """
-        missing = sorted(set(self.named_parameters) - set(tensors))
-        surplus = sorted(set(tensors) - set(self.named_parameters))
-        if missing or surplus:
-            raise CheckpointError(
-                f"{source} does not fit this model: {len(missing)} trained weights are missing from"
-                f" it (first: {missing[:1]}), {len(surplus)} are unknown (first: {surplus[:1]})"
-            )
-        for name, parameter in self.named_parameters.items():
-            if parameter.shape != tensors[name].shape:
-                raise CheckpointError(
-                    f"{source}: '{name}' has shape {tuple(tensors[name].shape)}, "
-                    f"the model expects {tuple(parameter.shape)}"
-                )
-            parameter.data.copy_(tensors[name])
-
-    def restore(self, checkpoint: ckpt.Checkpoint, source: str | Path) -> None:
-        """Continue from ``checkpoint``: weights, optimizer, generators, counters, position."""
-        self.load_weights(checkpoint.tensors["model"], source)
-        saved = checkpoint.state
-        load_optimizer_state(
-            self.optimizer,
-            self.named_parameters,
-            checkpoint.tensors.get("optimizer", {}),
-            saved["optimizer"],
-        )
-        self.strategy.load_state(saved["strategy"])
-        self.state = RunState(**saved["run"])
-        self._renumber(saved["plan"])
-        if self.rank < len(saved["rng"]):
-            self._random = rng.from_saved(
-                checkpoint.tensors[f"rng_{self.rank}"], saved["rng"][self.rank]
-            )
-        self.hook_state = {**saved["hooks"], **checkpoint.tensors.get("extra", {})}
-        self.hooks_list.call("after_load_checkpoint", self, checkpoint=self.hook_state)
-
-    def _renumber(self, old: dict[str, Any]) -> None:
-        """Count iterations in the new plan's batches; the position in samples stays."""
-        is_stream = self.train_dataloader.iters_per_epoch is None
-        if is_stream or old["iters_per_epoch"] == self.iters_per_epoch or not self.state.iter:
-            return
-        per_iter = self.train_dataloader.batch_size * self.world_size
-        self.state.iter = self.state.epoch * self.iters_per_epoch + math.ceil(
-            self.state.position / per_iter
-        )
+        return snapshot.plan(self)
