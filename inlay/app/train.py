@@ -76,7 +76,7 @@ def train(config: str, options: TrainOptions) -> int:
         runner = build_runner(cfg, seed, device, work_dir, log_dir, logger)
         _start_from(runner, source, saved, weights_only, options, work_dir)
         if runner.state.iter >= runner.max_iters and not runner.owes_validation():
-            logger.info("nothing left to do: %d of %d iterations done", runner.state.iter, runner.max_iters)
+            logger.info("nothing left to do: all %d iterations are done", runner.max_iters)
             return 0
         _write_configs(runner, cfg, log_dir)
         # What start-up has built lives to the end: the collector need not look at it again.

@@ -156,7 +156,7 @@ class ChatDataset:
     def _content(self, val_fraction: float, part: str) -> str:
         # The conversations themselves: template and length have fingerprints of their own.
         parts = [
-            [hashlib.sha256(np.asarray(s.hashes)).hexdigest(), x.weight, x.repeat]
+            [hashlib.sha256(s.hashes.tobytes()).hexdigest(), x.weight, x.repeat]
             for s, x in zip(self._stores, self._sources, strict=True)
         ]
         return fingerprint([parts, val_fraction, part])
