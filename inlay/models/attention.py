@@ -9,6 +9,8 @@ library's SDPA.
 
 from __future__ import annotations
 
+import inspect
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -70,7 +72,7 @@ def packed_attention(
         # Rotary embeddings leave query and key in float32 there; SDPA would be cast by autocast.
         dtype = torch.get_autocast_dtype("cuda")
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-    if query.is_cuda and query.dtype in VARLEN_DTYPES and not dropout and softcap is None:
+    if _runs_varlen(query, dropout, softcap):
         longest = kwargs.get("longest_document") or query.shape[2]
         return _varlen(query, key, value, doc_starts, longest, scaling, window), None
     starts = doc_starts.tolist()
@@ -82,6 +84,19 @@ def packed_attention(
     ]
     out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
     return out.transpose(1, 2), None
+
+
+@cache
+def _varlen_parameters() -> frozenset[str]:
+    """What this torch's kernel takes: 2.10 has no scale and window, 2.11 no grouped heads."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    return frozenset(inspect.signature(varlen_attn).parameters)
+
+
+def _runs_varlen(query: torch.Tensor, dropout: float, softcap: float | None) -> bool:
+    fits = query.is_cuda and query.dtype in VARLEN_DTYPES and not dropout and softcap is None
+    return fits and {"scale", "window_size"} <= _varlen_parameters()
 
 
 def _varlen(
@@ -96,6 +111,12 @@ def _varlen(
     """All documents in one kernel (``torch.nn.attention.varlen``). Returns ``[1, N, H, D]``."""
     from torch.nn.attention.varlen import varlen_attn
 
+    groups = query.shape[1] // key.shape[1]
+    options: dict[str, Any] = {}
+    if groups > 1 and "enable_gqa" in _varlen_parameters():
+        options["enable_gqa"] = True
+    elif groups > 1:
+        key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     out = varlen_attn(
         q,
@@ -107,7 +128,7 @@ def _varlen(
         longest,
         scale=scaling,
         window_size=(window - 1 if window else -1, 0),
-        enable_gqa=q.shape[1] != k.shape[1],
+        **options,
     )
     assert isinstance(out, torch.Tensor)
     return out[None]
