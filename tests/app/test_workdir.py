@@ -111,7 +111,7 @@ def test_a_used_folder_is_refused_without_resume_and_an_empty_one_starts(
     train(config, tmp_path / "empty", "--resume")
     assert [r[0] for r in trained(tmp_path / "empty")] == list(range(1, 19))
     text = train(config, tmp_path / "empty", "--resume", "--cfg-options", "lr=1e-3")
-    assert "nothing left to do: 18 of 18" in text
+    assert "nothing left to do: all 18 iterations are done" in text
 
 
 def test_resume_takes_a_path_or_comes_from_the_config(
@@ -160,16 +160,18 @@ def test_a_first_start_with_resume_takes_load_from_too(
 
 
 def races(folder: Path, model: Path, count: int) -> None:
-    config = write_config(folder, model, batch_size=8, max_epochs=1)
+    config = write_config(folder, model, batch_size=8, max_epochs=20)
     for trial in range(count):
         words = ["train", config, "--work-dir", folder / f"w{trial}"]
         children = [start(words, folder) for _ in range(2)]
         codes = sorted(child.wait() for child in children)
         texts = [child.text for child in children]
         assert codes == [0, 1], "\n".join(texts)
-        assert sum("belongs to a run in progress" in t for t in texts) == 1, "\n".join(texts)
+        # The loser meets the other in progress, or, on a slow machine, already finished.
+        late = ("belongs to a run in progress", "already holds")
+        assert sum(any(word in t for word in late) for t in texts) == 1, "\n".join(texts)
         assert ckpt.newest_valid(folder / f"w{trial}")[1] == []
-        assert len(trained(folder / f"w{trial}")) == 3
+        assert len(trained(folder / f"w{trial}")) == 60
 
 
 def test_of_two_runs_in_one_work_dir_one_proceeds(tmp_path: Path, tiny_model: Path) -> None:

@@ -150,11 +150,28 @@ def journey(tmp_path: Path, model: Path, data: Path, lora: bool, drop: float, it
     talk = ["chat", *words, "--temperature", "0", "--max-new-tokens", "30"]
     answer = inlay(*talk, cwd=tmp_path, input="Hello!\n\nEXIT\n")
     assert answer.returncode == 0, answer.stderr
-    assert answer.stdout.strip()
+    if not lora:
+        assert answer.stdout.strip() == plain_answer(tmp_path / "hf", "Hello!", 30)
     if lora:
         same = inlay("chat", "merged", *talk[4:], cwd=tmp_path, input="Hello!\n\nEXIT\n")
         assert same.stdout == answer.stdout
     check_export_is_what_was_trained(tmp_path, lora, model, weights[0])
+
+
+def plain_answer(folder: Path, text: str, count: int) -> str:
+    """The greedy answer of an exported folder in plain transformers."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    turns = [{"role": "user", "content": text}]
+    prompt = tokenizer.apply_chat_template(
+        turns, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    out = model.generate(**prompt, max_new_tokens=count, do_sample=False)
+    return tokenizer.decode(
+        out[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True
+    ).strip()
 
 
 def check_export_is_what_was_trained(
