@@ -23,7 +23,7 @@ RECIPE = "stories260k_full_demo_e4"
 QUESTIONS = (
     "Who are you?",
     "Tell me a story about a dog.",
-    "Lily saw a red ball in the park. What did Lily see?",
+    "Hello!",
 )
 ANSWER_TOKENS = 80
 
