@@ -188,7 +188,7 @@ def evaluate(runner: Runner, loader: Loader, mode: str) -> dict[str, float]:
     metrics = {
         "loss": loss,
         "perplexity": float(torch.exp(torch.tensor(loss, dtype=torch.float64))),
-        "units": units,
+        "units": int(units),
         "time": time.perf_counter() - began,
     }
     hooks.call(f"after_{mode}_epoch", runner, metrics=metrics)

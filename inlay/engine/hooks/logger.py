@@ -162,7 +162,8 @@ class LoggerHook(Hook):
             return
         loader = runner.val_dataloader if mode == "val" else runner.test_dataloader
         size = loader.iters_per_epoch
-        text = "  ".join(f"{k}: {v:.4f}" for k, v in metrics.items())
+        shown = {k: f"{v:.4f}" if isinstance(v, float) else v for k, v in metrics.items()}
+        text = "  ".join(f"{k}: {v}" for k, v in shown.items())
         runner.logger.info(f"Iter({mode}) [{size}/{size}]  {text}")
         state = runner.state
         runner.track(
