@@ -71,13 +71,15 @@ sys.exit(main(["train", sys.argv[2], "--work-dir", sys.argv[3]]) or "training ne
 
 REPLAY = """
 import gc, importlib, json, sys
+from inlay.app.late_compile import compile_at_first_call
 from inlay.cli import GC_THRESHOLD
 gc.set_threshold(GC_THRESHOLD)
-for name in json.load(open(sys.argv[1])):
-    try:
-        importlib.import_module(name)
-    except ImportError:  # made at run time, not on disk
-        pass
+with compile_at_first_call():
+    for name in json.load(open(sys.argv[1])):
+        try:
+            importlib.import_module(name)
+        except ImportError:  # made at run time, not on disk
+            pass
 """
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from inlay.app import assemble, workdir
+from inlay.app.late_compile import compile_at_first_call
 from inlay.app.names import register_names
 from inlay.config.check import check_config, format_problems
 from inlay.config.dump import dump_resolved
@@ -50,7 +51,8 @@ def checked_config(config: str, options: Sequence[str]) -> Any:
         ConfigError: all problems at once.
     """
     register_names()
-    cfg = load_config(config, options)
+    with compile_at_first_call():
+        cfg = load_config(config, options)
     errors = [p for p in check_config(cfg, files="error") if p.severity == "error"]
     if errors:
         raise ConfigError(format_problems(errors))
