@@ -38,7 +38,7 @@ def compile_at_first_call() -> Iterator[None]:
 
         return call
 
-    torch.compile = late  # type: ignore[assignment]
+    torch.compile = late
     try:
         yield
     finally:
