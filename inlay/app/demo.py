@@ -125,10 +125,10 @@ def next_steps(config: Path, folder: Path, checkpoint: Path | None) -> str:
             "Go on:",
             f"  inlay log-dataset {config}                 # the data as the model reads it",
             f"  inlay plan {config}                        # the run in numbers",
-            f"  inlay train {config} --work-dir {folder / 'run'} --resume "
-            "--cfg-options max_epochs=20   # train on",
             f"  inlay convert pth_to_hf {config} {checkpoint} {folder / 'hf'} --fp32",
             f"  inlay chat {folder / 'hf'}",
+            f"  inlay train {config} --work-dir {folder / 'run'} --resume "
+            "--cfg-options max_epochs=20   # train on",
             "  inlay list-cfg                             # recipes for real models",
         ]
     )
