@@ -9,7 +9,6 @@ comes last. Nothing is pickled.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -23,14 +22,13 @@ import torch
 from safetensors.torch import load_file
 
 from inlay.core.errors import CheckpointError, did_you_mean
+from inlay.core.io import file_sha256, write_text
 from inlay.engine.tensor_file import write_tensors
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 POINTER = "last_checkpoint"
 NAME = re.compile(r"^(iter|epoch)_(\d+)$")
-BLOCK = 1 << 20
-"""Bytes hashed at a time."""
 
 
 @dataclass
@@ -83,7 +81,7 @@ def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
         state = json.dumps({"format": FORMAT, **checkpoint.state}, indent=1)
         for name, text in (("state.json", state), ("config.py", checkpoint.config)):
             (folder / name).write_text(text, encoding="utf-8")
-            hashes[name] = pool.submit(sha256, folder / name)
+            hashes[name] = pool.submit(file_sha256, folder / name)
             syncs.append(pool.submit(_sync, folder / name))
         for sync in syncs:
             sync.result()
@@ -115,11 +113,7 @@ def _swap(temporary: Path, path: Path) -> None:
 
 def point_to(work_dir: Path, name: str) -> None:
     """Make ``last_checkpoint`` name ``name``, relative, so that folders can move."""
-    temporary = work_dir / f".{POINTER}.tmp"
-    temporary.write_text(name, encoding="utf-8")
-    _sync(temporary)
-    temporary.replace(work_dir / POINTER)
-    _sync(work_dir)
+    write_text(work_dir / POINTER, name)
 
 
 def _sync(path: Path) -> None:
@@ -128,17 +122,6 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file's bytes."""
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        buffer = bytearray(BLOCK)
-        view = memoryview(buffer)
-        while count := file.readinto(buffer):
-            digest.update(view[:count])
-    return digest.hexdigest()
 
 
 def damage(path: Path) -> str | None:
@@ -152,7 +135,7 @@ def damage(path: Path) -> str | None:
                 return f"{name} is missing"
             if file.stat().st_size != expected["size"]:
                 return f"{name} has {file.stat().st_size} bytes, expected {expected['size']}"
-            if sha256(file) != expected["sha256"]:
+            if file_sha256(file) != expected["sha256"]:
                 return f"{name} does not match its checksum"
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
@@ -253,5 +236,7 @@ def clean_up(work_dir: Path) -> None:
         if not path.exists():
             old.rename(path)
         shutil.rmtree(old, ignore_errors=True)
+    for pointer in work_dir.glob(f".{POINTER}.*.tmp"):
+        pointer.unlink()
     for temporary in work_dir.glob(".*.tmp-*"):
         shutil.rmtree(temporary, ignore_errors=True)

@@ -108,6 +108,3 @@ class HookList:
         """Call ``point`` on every hook that defines it, in list order."""
         for call in self._calls[point]:
             call(*args, **kwargs)
-
-    def has(self, point: str) -> bool:
-        return bool(self._calls[point])

@@ -53,8 +53,3 @@ class DataParallel(SingleDevice):
         out: list[Any] = [None] * self.world_size
         dist.all_gather_object(out, value, group=self.cpu_group)
         return out
-
-    def broadcast(self, value: Any) -> Any:
-        box = [value]
-        dist.broadcast_object_list(box, src=0, group=self.cpu_group)
-        return box[0]

@@ -106,10 +106,6 @@ class SingleDevice:
         """Return ``value`` of every rank, in rank order, on every rank."""
         return [value]
 
-    def broadcast(self, value: Any) -> Any:
-        """Return rank 0's ``value`` on every rank."""
-        return value
-
     def state(self) -> dict[str, Any]:
         """Loss-scale state, JSON values."""
         return dict(self.scaler.state_dict()) if self.scaler is not None else {}
