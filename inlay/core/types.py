@@ -1,20 +1,42 @@
 """The contracts between the floors. ``data``, ``models`` and ``engine`` meet here and nowhere else.
 
 ``row -> Conversation -> Sample -> item (a sample, or a pack of them) -> Batch -> StepOutput``
+
+A picture's way: an ``ImageRef`` in the conversation, an ``IMAGE_MARK`` in the text of a message, an
+``ImagePlan`` (its tokens) in the sample, ``Pixels`` in the batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from PIL.Image import Image
 
 IGNORE_INDEX = -100
 """Label of a token that is not trained (the value that ``torch`` ignores by default)."""
+
+IMAGE_MARK = "\ue0a4"
+"""Stands in a message's text where a picture belongs: a private-use character, no text has it."""
+
+
+@dataclass(slots=True)
+class ImageRef:
+    """A picture of a row; nothing is decoded yet.
+
+    Attributes:
+        path: its file, as the row names it, or absolute once it is resolved; None for ``data``.
+        data: an encoded picture (JPEG, PNG, ...) that came inside the row.
+        place: file and line of the row, for messages.
+    """
+
+    path: str | None = None
+    data: bytes | memoryview | None = None
+    place: str = ""
 
 
 @dataclass(slots=True)
@@ -23,7 +45,8 @@ class Message:
 
     Attributes:
         role: ``"system"``, ``"user"``, ``"assistant"`` or ``"tool"``.
-        content: the text of the turn, without any template around it.
+        content: the text of the turn, without any template around it; ``IMAGE_MARK`` where a
+            picture belongs.
         trained: whether the loss covers this turn; only an assistant turn can be trained.
     """
 
@@ -34,10 +57,16 @@ class Message:
 
 @dataclass(slots=True)
 class Conversation:
-    """A chat, or, with ``text``, one plain document for continued pre-training."""
+    """A chat, or, with ``text``, one plain document for continued pre-training.
+
+    Attributes:
+        images: its pictures, in the order of the ``IMAGE_MARK`` in the messages (or in ``text``):
+            one each.
+    """
 
     messages: list[Message] = field(default_factory=list)
     text: str | None = None
+    images: list[ImageRef] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -48,10 +77,60 @@ class Sample:
         ids: int32 ``[N]`` token ids.
         mask: bool ``[N]``, True where the token is *predicted and trained*. ``mask[0]`` is always
             False: nothing precedes the first token. ``mask.sum()`` is the sample's loss units.
+        images: its pictures in order; their tokens stand in ``ids``.
+        tiles: pictures that the vision encoder sees for them (several per tiled image).
     """
 
     ids: np.ndarray
     mask: np.ndarray
+    images: Sequence[ImageRef] = ()
+    tiles: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePlan:
+    """What one picture becomes in the sequence of tokens, known from its size alone.
+
+    Attributes:
+        prefix: ordinary text before it, such as ``"<image: 0>"``; tokenised with the text around.
+        ids: its tokens; those equal to ``image_token_id`` are replaced by image features.
+        tiles: pictures that the vision encoder sees.
+    """
+
+    prefix: str
+    ids: tuple[int, ...]
+    tiles: int
+
+
+Pixels = dict[str, "np.ndarray"]
+"""A picture as a model's inputs by name; over several pictures each joins along its first axis."""
+
+
+class ImageProcessor(Protocol):
+    """How pictures enter a model: handed to data sets, to the chat and to evaluation.
+
+    Attributes:
+        image_token: text of the token that image features replace; removed from users' texts.
+        image_token_id: its id; it may lie outside the language model's embedding.
+        placeholder: what the tokenizer's chat template writes for ``{"type": "image"}``, or None
+            where messages are plain strings (a template that only knows text).
+    """
+
+    image_token: str
+    image_token_id: int
+    placeholder: str | None
+
+    def plan(self, width: int, height: int, index: int = 0, count: int = 1) -> ImagePlan:
+        """Return the tokens of picture ``index`` of ``count`` in its conversation; size in px."""
+        ...
+
+    def pixels(self, image: Image, seed: int = 0) -> Pixels:
+        """Return an RGB picture as model inputs; the same ``image`` and ``seed``, the same bits."""
+        ...
+
+    def identity(self) -> str:
+        """Fingerprint of everything that decides tokens and pixels; no paths."""
+        ...
 
 
 @dataclass(slots=True)
@@ -64,36 +143,41 @@ class Batch:
             where untrained, not shifted), ``position_ids`` int64 ``[1, N]`` restarting at 0 for
             every document, ``doc_starts`` int32 ``[D + 1]`` cumulative document lengths,
             ``trained_positions`` int64 ``[K]`` positions whose *next* token is trained,
-            ``longest_document`` in tokens.
+            ``longest_document`` in tokens. With pictures also ``images``, a dict of tensors (see
+            ``Pixels``), and ``image_positions`` int64 ``[K]``, where their features go in the row.
+            A batch without pictures for a model with eyes ends with an untrained document that
+            holds one blank picture, so that every rank runs the vision encoder.
         loss_units: number of trained tokens (or masks) in this batch; 0 for a stand-in batch that
             only keeps the ranks in step.
         num_samples: samples (conversations, not packs) in this batch.
-        num_tokens: real tokens in this batch (padding excluded).
+        num_tokens: real tokens in this batch (padding and stand-ins excluded).
+        num_images: pictures of the samples in this batch.
     """
 
     inputs: dict[str, Any]
     loss_units: int
     num_samples: int
     num_tokens: int
+    num_images: int = 0
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """Return the batch with every tensor of ``inputs`` on ``device``."""
-        import torch
-
-        inputs = {
-            k: v.to(device, non_blocking=non_blocking) if isinstance(v, torch.Tensor) else v
-            for k, v in self.inputs.items()
-        }
-        return Batch(inputs, self.loss_units, self.num_samples, self.num_tokens)
+        return self._with(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory (called by torch's DataLoader)."""
-        import torch
+        return self._with(lambda tensor: tensor.pin_memory())
 
-        inputs = {
-            k: v.pin_memory() if isinstance(v, torch.Tensor) else v for k, v in self.inputs.items()
-        }
-        return Batch(inputs, self.loss_units, self.num_samples, self.num_tokens)
+    def _with(self, move: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        return replace(self, inputs=_map_tensors(self.inputs, move))
+
+
+def _map_tensors(value: Any, move: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    import torch
+
+    if isinstance(value, dict):
+        return {key: _map_tensors(inner, move) for key, inner in value.items()}
+    return move(value) if isinstance(value, torch.Tensor) else value
 
 
 @dataclass(slots=True)
