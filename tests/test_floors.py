@@ -28,6 +28,9 @@ BELOW = {
 }
 """What a floor may import beside itself."""
 
+IMPORTED_AS = {"pillow": "PIL"}
+"""Packages whose modules are not called as they are."""
+
 Import = tuple[str, int, str]  # file, line, dotted name of the imported module
 
 
@@ -111,6 +114,7 @@ def test_imported_packages_are_declared() -> None:
     extras = project["optional-dependencies"].values()
     declared = [*project["dependencies"], *itertools.chain.from_iterable(extras)]
     names = {re.match(r"[\w.-]+", d)[0].lower().replace("-", "_") for d in declared} | {"inlay"}
+    names |= {module for package, module in IMPORTED_AS.items() if package in names}
     foreign = {
         f"{file}:{line}: {name}"
         for file, line, name in all_imports()

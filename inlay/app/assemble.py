@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import logging
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from inlay.app.respond import respond
 from inlay.config.build import Builder, resolve
 from inlay.core import dist
 from inlay.core.errors import ConfigError
+from inlay.engine.groups import freeze_parts
 
 HOOK_ORDER = ("timer", "sampler_seed", "logger", "param_scheduler")
 
@@ -34,6 +37,8 @@ class Parts:
         if node is None:
             return None
         settings = {k: v for k, v in node.items() if k not in ("dataset", "sampler", "collate_fn")}
+        if is_length_grouped(node.get("sampler")):
+            settings["sampler"] = self.builder.build(node["sampler"])
         settings.setdefault("shuffle", mode == "train")
         settings.setdefault("pin_memory", torch.cuda.is_available())
         loader = make_loader(self.builder.build(node["dataset"]), settings, self.seed)
@@ -50,21 +55,38 @@ class Parts:
             )
 
     def model(self) -> Any:
-        """Build ``model``: loads the weights."""
-        return self.builder.build(self.cfg["model"])
+        """Build ``model``: loads the weights, freezes the parts whose learning rate is 0 or less.
+
+        Raises:
+            ConfigError: a learning rate is for a part that the model does not have.
+        """
+        self.image_processor()
+        model = self.builder.build(self.cfg["model"])
+        freeze_parts(model, self._wrapper(self.cfg["optim_wrapper"]).rates)
+        return model
 
     def tokenizer(self) -> Any:
         """The run's tokenizer, or None where the config names none."""
+        self.image_processor()
         node = self.cfg.get("tokenizer")
+        return None if node is None else self.builder.build(node)
+
+    def image_processor(self) -> Any:
+        """The run's image processor, or None. Building it adds its tokens to the tokenizer."""
+        node = self.cfg.get("image_processor")
+        if node is None:
+            node = self.cfg["train_dataloader"]["dataset"].get("image_processor")
         return None if node is None else self.builder.build(node)
 
     def optim(self) -> tuple[Any, Any, dict[str, Any]]:
         """Return the ``optim_wrapper`` settings, the optimizer class and its arguments."""
-        node = dict(self.cfg["optim_wrapper"])
-        optimizer = dict(node.pop("optimizer"))
-        wrapper = self.builder.build(node, optimizer=optimizer)
-        make = resolve(optimizer.pop("type"))
-        return wrapper, make, {k: self.builder.build(v) for k, v in optimizer.items()}
+        wrapper = self._wrapper(self.cfg["optim_wrapper"])
+        settings = dict(wrapper.optimizer)
+        make = resolve(settings.pop("type"))
+        return wrapper, make, {k: self.builder.build(v) for k, v in settings.items()}
+
+    def _wrapper(self, node: dict[str, Any]) -> Any:
+        return self.builder.build(node, optimizer=node["optimizer"])
 
     def schedules(self) -> list[Any]:
         """Build ``param_scheduler``: one schedule or a list of them."""
@@ -88,9 +110,16 @@ class Parts:
     def _hook(self, node: Any) -> Any:
         if not isinstance(node, dict):
             return node
-        # A hook that lets the model talk is handed the function that knows chat templates.
-        talks = "respond" in inspect.signature(resolve(node["type"])).parameters
-        return self.builder.build(node, **({"respond": respond} if talks else {}))
+        # A hook that lets the model talk is handed the function that knows chat templates, one that
+        # gives it away the function that knows its formats.
+        takes = inspect.signature(resolve(node["type"])).parameters
+        tools = {"respond": respond, "export": self._export}
+        return self.builder.build(node, **{k: tool for k, tool in tools.items() if k in takes})
+
+    def _export(self, runner: Any, folder: Path) -> None:
+        from inlay.app.export import export_model
+
+        export_model(self, runner.model, folder, runner.experiment_name)
 
     def trackers(self) -> list[Any]:
         """Build the trackers of ``visualizer``; JSON lines and TensorBoard by default."""
@@ -113,8 +142,23 @@ def make_loader(dataset: Any, settings: dict[str, Any], seed: int) -> Any:
     return WindowLoader(dataset, **settings, **place)
 
 
-def make_strategy(optim: Any, device: torch.device, logger: logging.Logger) -> Any:
-    """Choose the strategy from the number of ranks, and a precision that the device can run."""
+def is_length_grouped(node: Any) -> bool:
+    """Whether a ``sampler`` node orders samples by length; any other is left out."""
+    if not isinstance(node, dict) or "type" not in node:
+        return False
+    from inlay.data import LengthGroupedSampler
+
+    return resolve(node["type"]) is LengthGroupedSampler
+
+
+def make_strategy(
+    optim: Any, device: torch.device, logger: logging.Logger, timeout: timedelta | None = None
+) -> Any:
+    """Choose the strategy from the number of ranks, and a precision that the device can run.
+
+    Args:
+        timeout: how long ranks wait for one another; None is torch's own.
+    """
     precision = optim.dtype
     if precision == "float16" and device.type == "cpu":
         logger.warning("float16 does not train on a CPU: using bfloat16")
@@ -122,7 +166,7 @@ def make_strategy(optim: Any, device: torch.device, logger: logging.Logger) -> A
     if dist.world_size() > 1:
         from inlay.engine.parallel.ddp import DataParallel
 
-        return DataParallel(device, precision, optim.loss_scale)
+        return DataParallel(device, precision, optim.loss_scale, timeout=timeout)
     from inlay.engine.parallel.single import SingleDevice
 
     return SingleDevice(device, precision, optim.loss_scale)

@@ -8,12 +8,18 @@ from typing import Any
 
 from inlay.app.assemble import Parts
 from inlay.app.train import checked_config
+from inlay.convert.llava import export_llava
+from inlay.convert.merge import merge_parts
+from inlay.convert.nanovlm import export_nanovlm
+from inlay.convert.parts import export_parts
 from inlay.convert.to_hf import export
 from inlay.convert.verify import verify
+from inlay.core.errors import ModelError
 from inlay.data import PROMPT_TEMPLATE
 from inlay.engine import checkpoint as ckpt
 from inlay.engine.optim import trainable
 from inlay.engine.snapshot import copy_weights
+from inlay.models.llava import LLaVAModel
 
 
 def export_checkpoint(
@@ -23,35 +29,99 @@ def export_checkpoint(
     *,
     fp32: bool = False,
     max_shard_size: str = "2GB",
+    save_format: str = "xtuner",
     cfg_options: Sequence[str] = (),
 ) -> None:
     """Build the config's model, load the checkpoint's weights, export them, load them back.
 
     Args:
         fp32: save in float32; float16 otherwise, as in the original.
+        save_format: of a ``LLaVAModel``: ``"xtuner"`` (the parts that were trained), ``"whole"``
+            (all of them, adapters merged), ``"huggingface"`` or ``"nanovlm"``.
 
     Raises:
         CheckpointError: the checkpoint is missing, damaged or of another model.
+        ModelError: the format cannot express the model.
     """
-    cfg = checked_config(config, cfg_options)
     folder = ckpt.locate(checkpoint)
+    parts = Parts(checked_config(config, cfg_options), seed=0)
     weights = ckpt.load_weights(folder)
-    parts = Parts(cfg, seed=0)
     model = parts.model()
     copy_weights(trainable(model), weights, folder)
+    export_model(
+        parts,
+        model,
+        out_dir,
+        folder.name,
+        fp32=fp32,
+        max_shard_size=max_shard_size,
+        save_format=save_format,
+    )
+
+
+def export_model(
+    parts: Parts,
+    model: Any,
+    out_dir: str | Path,
+    checkpoint: str,
+    *,
+    fp32: bool = False,
+    max_shard_size: str = "2GB",
+    save_format: str = "xtuner",
+) -> None:
+    """Export a model in memory, which is cast in place, and load the folder back.
+
+    Args:
+        parts: of the run that it comes from.
+        checkpoint: what the model card calls its weights.
+        fp32, max_shard_size, save_format: see :func:`export_checkpoint`.
+
+    Raises:
+        ModelError: the format cannot express the model.
+    """
+    cfg, processor = parts.cfg, parts.image_processor()
     data = cfg["train_dataloader"]["dataset"]
     template = data.get("template")
-    export(
-        model,
-        parts.tokenizer(),
-        Path(out_dir),
-        dtype="float32" if fp32 else "float16",
-        max_shard_size=max_shard_size,
-        base_name=cfg["model"]["llm"].get("pretrained_model_name_or_path"),
-        card={"Config": cfg.name, "Checkpoint": folder.name, "Data": _data_names(data)},
-        template=PROMPT_TEMPLATE[template] if isinstance(template, str) else template,
-    )
+    options = {
+        "dtype": "float32" if fp32 else "float16",
+        "max_shard_size": max_shard_size,
+        "card": {"Config": cfg.name, "Checkpoint": checkpoint, "Data": _data_names(data)},
+        "template": PROMPT_TEMPLATE[template] if isinstance(template, str) else template,
+    }
+    if isinstance(model, LLaVAModel):
+        _export_llava(model, parts.tokenizer(), processor, str(out_dir), save_format, options)
+    elif save_format != "xtuner":
+        raise ModelError(
+            f"--save-format {save_format} is for a LLaVAModel: a {type(model).__name__} has one "
+            "format, that of transformers or peft. Leave the option out."
+        )
+    else:
+        node = cfg["model"].get("vlm") or cfg["model"]["llm"]
+        base = node.get("pretrained_model_name_or_path")
+        options.update(base_name=base, image_processor=processor)
+        export(model, parts.tokenizer(), out_dir, **options)
     verify(out_dir)
+
+
+def _export_llava(
+    model: LLaVAModel,
+    tokenizer: Any,
+    processor: Any,
+    out_dir: str,
+    save_format: str,
+    options: dict[str, Any],
+) -> None:
+    if save_format == "xtuner":
+        export_parts(model, tokenizer, processor, out_dir, **options)
+        return
+    merge_parts(model)
+    if save_format == "whole":
+        export_parts(model, tokenizer, processor, out_dir, whole=True, **options)
+    elif save_format == "huggingface":
+        export_llava(model, tokenizer, processor, out_dir, **options)
+    else:
+        del options["max_shard_size"]  # its layout is one file
+        export_nanovlm(model, tokenizer, processor, out_dir, **options)
 
 
 def _data_names(data: dict[str, Any]) -> str:

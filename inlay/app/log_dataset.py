@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import groupby
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
 from inlay.app.assemble import Parts
+from inlay.app.sample_view import boxes, runs
 from inlay.app.train import checked_config
 from inlay.core.errors import ConfigError
-from inlay.core.types import IGNORE_INDEX, Sample
+from inlay.core.types import IGNORE_INDEX, ImageProcessor, Sample
 
 
 def report_data(cfg: Any) -> None:
@@ -24,12 +25,22 @@ def report_data(cfg: Any) -> None:
             print(f"{mode}: {len(loader.dataset):,} items\n{loader.dataset.report}")
 
 
-def log_dataset(config: str, count: int, show: str, cfg_options: Sequence[str]) -> None:
-    """Print the first ``count`` samples of the training set and its report.
+def log_dataset(
+    config: str,
+    count: int,
+    show: str,
+    cfg_options: Sequence[str],
+    contact_sheet: str | None = None,
+    html: str | None = None,
+) -> None:
+    """Show the first ``count`` samples of the training set, and its report.
 
     Args:
         show: ``text`` (trained spans coloured, in ``[[ ]]`` where there is no colour),
-            ``masked_text`` (trained spans only), ``input_ids``, ``labels``, or ``all``.
+            ``masked_text`` (trained spans only), ``input_ids``, ``labels``, or ``all``. Samples are
+            printed unless they go to a file.
+        contact_sheet: a PNG file for their pictures.
+        html: a file for a page with pictures and every token.
     """
     cfg = checked_config(config, cfg_options)
     parts = Parts(cfg, seed=0)
@@ -40,23 +51,54 @@ def log_dataset(config: str, count: int, show: str, cfg_options: Sequence[str]) 
             "as a ChatDataset source instead"
         )
     tokenizer = parts.tokenizer()
+    processor = parts.image_processor()
+    samples = [dataset.sample(i) for i in range(min(count, dataset.num_samples_total))]
+    if contact_sheet is not None:
+        from inlay.app.contact_sheet import write_contact_sheet
+
+        write_contact_sheet(Path(contact_sheet), samples, tokenizer, processor)
+        print(f"pictures of {len(samples)} samples: {contact_sheet}")
+    if html is not None:
+        from inlay.app.sample_page import write_sample_page
+
+        title = f"{config}: samples as the model reads them"
+        write_sample_page(Path(html), title, samples, tokenizer, processor, str(dataset.report))
+        print(f"{len(samples)} samples: {html}")
     console = Console(soft_wrap=True, highlight=False)
-    for index in range(min(count, dataset.num_samples_total)):
-        sample = dataset.sample(index)
+    if contact_sheet is None and html is None:
+        _print(console, samples, tokenizer, processor, show)
+    console.rule("data set")
+    console.print(str(dataset.report), markup=False)
+
+
+def _print(
+    console: Console,
+    samples: Sequence[Sample],
+    tokenizer: Any,
+    processor: ImageProcessor | None,
+    show: str,
+) -> None:
+    kinds = ("text", "masked_text", "input_ids", "labels") if show == "all" else (show,)
+    for index, sample in enumerate(samples):
         share = sample.mask.mean()
         console.rule(f"sample {index}: {len(sample.ids)} tokens, {share:.0%} trained")
-        for kind in ("text", "masked_text", "input_ids", "labels") if show == "all" else (show,):
-            console.print(render(sample, tokenizer, kind, coloured=console.is_terminal))
-    console.rule("data set")
-    console.print(str(dataset.report))
+        for kind in kinds:
+            console.print(render(sample, tokenizer, kind, console.is_terminal, processor))
 
 
-def render(sample: Sample, tokenizer: Any, kind: str, coloured: bool) -> Text:
-    """One sample as text.
+def render(
+    sample: Sample,
+    tokenizer: Any,
+    kind: str,
+    coloured: bool,
+    processor: ImageProcessor | None = None,
+) -> Text:
+    """One sample as text; the tokens of a picture are one box in it.
 
     Args:
         kind: see :func:`log_dataset`.
         coloured: colour trained spans; otherwise they stand in ``[[ ]]``.
+        processor: of a sample with pictures.
     """
     if kind == "input_ids":
         return Text(str(sample.ids.tolist()))
@@ -64,16 +106,9 @@ def render(sample: Sample, tokenizer: Any, kind: str, coloured: bool) -> Text:
         pairs = zip(sample.ids.tolist(), sample.mask.tolist(), strict=True)
         return Text(str([i if trained else IGNORE_INDEX for i, trained in pairs]))
     text = Text()
-    for trained, piece in spans(sample, tokenizer):
+    for trained, part in runs(sample, tokenizer, boxes(sample, processor)):
         if trained:
-            text.append(piece if coloured else f"[[{piece}]]", style="green")
+            text.append(str(part) if coloured else f"[[{part}]]", style="green")
         elif kind == "text":
-            text.append(piece)
+            text.append(str(part), style=None if isinstance(part, str) else "cyan")
     return text
-
-
-def spans(sample: Sample, tokenizer: Any) -> Iterator[tuple[bool, str]]:
-    """Yield runs of trained and untrained tokens, decoded with their special tokens."""
-    tokens = zip(sample.mask.tolist(), sample.ids.tolist(), strict=True)
-    for trained, run in groupby(tokens, key=lambda pair: pair[0]):
-        yield trained, tokenizer.decode([i for _, i in run])

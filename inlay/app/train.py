@@ -6,6 +6,7 @@ import gc
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from inlay.app import assemble, workdir
 from inlay.app.late_compile import compile_at_first_call
 from inlay.app.names import register_names
+from inlay.config import run_name
 from inlay.config.check import check_config, format_problems
 from inlay.config.dump import dump_resolved
 from inlay.config.load import load_config
@@ -24,6 +26,7 @@ from inlay.engine import resume as resume_rules
 from inlay.engine import rng
 from inlay.engine.optim import build_optimizer
 from inlay.engine.runner import EXIT_CODES, Runner
+from inlay.engine.schedule import try_out
 
 
 @dataclass
@@ -81,6 +84,7 @@ def train(config: str, options: TrainOptions) -> int:
             logger.info("nothing left to do: all %d iterations are done", runner.max_iters)
             return 0
         _write_configs(runner, cfg, log_dir)
+        _name(runner, cfg, saved if not weights_only else None)
         # What start-up has built lives to the end: the collector need not look at it again.
         gc.freeze()
         stopped = runner.train()
@@ -101,11 +105,17 @@ def start_process(cfg: Any) -> torch.device:
         torch.backends.cudnn.benchmark = bool(env.get("cudnn_benchmark", False))
     if dist.world_size() > 1 and not torch.distributed.is_initialized():
         backend = (env.get("dist_cfg") or {}).get("backend", "nccl") if has_gpu else "gloo"
-        torch.distributed.init_process_group(backend)
+        torch.distributed.init_process_group(backend, timeout=rank_timeout(cfg))
     if (cfg.get("randomness") or {}).get("deterministic"):
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     return device
+
+
+def rank_timeout(cfg: Any) -> timedelta | None:
+    """How long ranks wait for one another (``env_cfg.dist_cfg.timeout``); None is torch's own."""
+    seconds = ((cfg.get("env_cfg") or {}).get("dist_cfg") or {}).get("timeout")
+    return None if seconds is None else timedelta(seconds=seconds)
 
 
 def end_process() -> None:
@@ -122,17 +132,23 @@ def build_runner(
     train_loop = parts.train_loop()
     loaders = {mode: parts.loader(mode) for mode in ("train", "val")}
     optim, make, settings = parts.optim()
+    schedules = parts.schedules()
+    per_epoch = loaders["train"].iters_per_epoch or train_loop.max_iters
+    total = train_loop.max_iters or train_loop.max_epochs * per_epoch
+    try_out(schedules, per_epoch, total, optim.accumulative_counts)
     rng.seed_everything(seed)
     model = assemble.place_model(parts.model(), device)
-    optimizer = build_optimizer(model, make, settings)
+    if (cfg.get("env_cfg") or {}).get("compile"):
+        model.compile(dynamic=True)
+    optimizer = build_optimizer(model, make, settings, optim.rates)
     trackers = parts.trackers() if log_dir else []
     for tracker in trackers:
         tracker.open(log_dir / "vis_data")  # type: ignore[operator]
     return Runner(
         model=model,
-        strategy=assemble.make_strategy(optim, device, logger),
+        strategy=assemble.make_strategy(optim, device, logger, rank_timeout(cfg)),
         optimizer=optimizer,
-        schedules=parts.schedules(),
+        schedules=schedules,
         train_loader=loaders["train"],
         val_loader=loaders["val"],
         loop=train_loop,
@@ -216,6 +232,21 @@ def _start_from(
     is_auto = source.parent == work_dir and options.resume in (None, "auto")
     how = "Auto resumed from the latest checkpoint" if is_auto else "Resumed from checkpoint"
     runner.logger.info("%s %s. %s", how, source, position[0].upper() + position[1:])
+
+
+def _name(runner: Runner, cfg: Any, saved: ckpt.Checkpoint | None) -> None:
+    """Give the run the name of its template; a resumed one keeps the name that it has."""
+    batch = runner.train_dataloader.batch_size * runner.world_size
+    name = run_name.resolve(cfg, runner.world_size, batch * runner.optim.accumulative_counts)
+    if name is None:
+        return
+    named = [(saved.state.get("run_name") if saved else None) or name]
+    if torch.distributed.is_initialized():
+        torch.distributed.broadcast_object_list(named, src=0)  # one date for all ranks
+    runner.run_name = named[0]
+    runner.logger.info("run name: %s", runner.run_name)
+    iteration = runner.state.iter
+    runner.track({"iter": iteration, "step": iteration, "run_name": runner.run_name})
 
 
 def _write_configs(runner: Runner, cfg: Any, log_dir: Path | None) -> None:

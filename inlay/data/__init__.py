@@ -13,19 +13,27 @@ if TYPE_CHECKING:
     from inlay.data.formats import FORMATS, detect_format
     from inlay.data.loader import WindowLoader
     from inlay.data.map_fns import MAP_FNS
+    from inlay.data.sampler import LengthGroupedSampler
     from inlay.data.sft import ChatDataset
     from inlay.data.stream import StreamDataset, StreamLoader
     from inlay.data.templates import PROMPT_TEMPLATE, SYSTEM_TEMPLATE
+    from inlay.data.vision.hf import HFImageProcessor
+    from inlay.data.vision.square import SquareImageProcessor
+    from inlay.data.vision.tiled import TiledImageProcessor
 
 _HOMES = {
     "ChatDataset": "sft",
     "ChatEncoder": "chat",
     "FORMATS": "formats",
+    "HFImageProcessor": "vision.hf",
+    "LengthGroupedSampler": "sampler",
     "MAP_FNS": "map_fns",
     "PROMPT_TEMPLATE": "templates",
     "SYSTEM_TEMPLATE": "templates",
+    "SquareImageProcessor": "vision.square",
     "StreamDataset": "stream",
     "StreamLoader": "stream",
+    "TiledImageProcessor": "vision.tiled",
     "WindowLoader": "loader",
     "detect_format": "formats",
 }
@@ -37,8 +45,12 @@ __all__ = [
     "SYSTEM_TEMPLATE",
     "ChatDataset",
     "ChatEncoder",
+    "HFImageProcessor",
+    "LengthGroupedSampler",
+    "SquareImageProcessor",
     "StreamDataset",
     "StreamLoader",
+    "TiledImageProcessor",
     "WindowLoader",
     "detect_format",
 ]

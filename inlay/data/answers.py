@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from inlay.core.errors import ConfigError, DataError, did_you_mean
-from inlay.core.types import Message
+from inlay.core.types import IMAGE_MARK, Message
+from inlay.data.picture_text import parts
 from inlay.data.templates import PROMPT_TEMPLATE, known_names
 
 _ANSWER = "\ue0a3"  # a private-use character: no template and no text has it
@@ -25,13 +26,16 @@ class AnswerFinder:
 
     Args:
         tokenizer: a tokenizer of transformers; it may come without a chat template.
+        placeholder: what the template writes for a picture: contents are handed to it as lists of
+            parts, and its text has ``IMAGE_MARK`` instead. None: contents are plain strings.
 
     Attributes:
         source: the chat template, empty if there is none.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, placeholder: str | None = None) -> None:
         self._tokenizer = tokenizer
+        self._placeholder = placeholder
         self.source: str = tokenizer.get_chat_template() if tokenizer.chat_template else ""
         self._asks = "add_generation_prompt" in self.source
         self._generation = bool(re.search(r"\{%-?\s*generation\s*-?%\}", self.source))
@@ -43,16 +47,25 @@ class AnswerFinder:
         Raises:
             DataError: the template raises an error.
         """
-        chat = [{"role": m.role, "content": m.content} for m in messages]
         try:
-            return self._tokenizer.apply_chat_template(
-                chat, tokenize=False, add_generation_prompt=ask
+            text = self._tokenizer.apply_chat_template(
+                self._chat(messages), tokenize=False, add_generation_prompt=ask
             )
         except Exception as error:  # a template may raise anything
             raise DataError(
                 f"the tokenizer's chat template refuses the roles or contents of this conversation"
                 f" ({', '.join(m.role for m in messages)}): {error}"
             ) from error
+        return self._marked(text)
+
+    def _chat(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
+        """Messages as the template takes them."""
+        if self._placeholder is None:
+            return [{"role": m.role, "content": m.content} for m in messages]
+        return [{"role": m.role, "content": parts(m.content)} for m in messages]
+
+    def _marked(self, text: str) -> str:
+        return text if self._placeholder is None else text.replace(self._placeholder, IMAGE_MARK)
 
     def answers(self, messages: Sequence[Message]) -> tuple[str, list[Answer]]:
         """Render a conversation; return its text and its answers.
@@ -107,16 +120,15 @@ class AnswerFinder:
     def _generation_start(self, messages: Sequence[Message], index: int) -> int | None:
         from transformers.utils.chat_template_utils import render_jinja_template
 
-        chat = [{"role": m.role, "content": m.content} for m in messages]
         rendered: Any = render_jinja_template(
-            [chat],
+            [self._chat(messages)],
             chat_template=self.source,
             return_assistant_tokens_mask=True,
             **self._tokenizer.special_tokens_map,
         )
-        spans = rendered[1][0]
+        (text,), (spans,) = rendered
         number = sum(m.role == "assistant" for m in messages[:index])
-        return spans[number][0] if number < len(spans) else None
+        return len(self._marked(text[: spans[number][0]])) if number < len(spans) else None
 
     def _stop_length(self, tail: str) -> int:
         """Characters up to the end of the stop token, if it opens ``tail``; else 0."""

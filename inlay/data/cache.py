@@ -10,17 +10,19 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from inlay.core.errors import DataError
 from inlay.core.io import fingerprint
 from inlay.data.chat import ChatEncoder
-from inlay.data.encode_rows import Encoded, RowEncoder
+from inlay.data.encode_rows import Encoded, Policy, RowEncoder
 from inlay.data.formats import detect_format, format_identity, resolve_format
 from inlay.data.json_rows import Row
 from inlay.data.sources import Reader, Source, open_source
 from inlay.data.store import LAYOUT, SampleStore, is_whole, write_store
 
 _ROWS = 1000  # rows that are tokenised at once
+_ROWS_WITH_PICTURES = 100  # they may hold them
 
 logger = logging.getLogger("inlay")
 
@@ -58,12 +60,20 @@ def _remove(folder: Path, owner: int) -> None:
 
 
 def row_encoder(
-    source: Source, reader: Reader, encoder: ChatEncoder, max_length: int, overlong: str
+    source: Source,
+    reader: Reader,
+    encoder: ChatEncoder,
+    policy: Policy,
+    image_folder: str | None = None,
 ) -> tuple[RowEncoder, str]:
     """Return the encoder of a source's rows and the identity of its format.
 
+    Args:
+        image_folder: for sources that name none.
+
     Raises:
         DataError: the source is empty, or its format is not recognised.
+        ConfigError: unknown ratings.
     """
     form = source.format
     if form is None:
@@ -75,37 +85,51 @@ def row_encoder(
                 form = detect_format(row.value)
             except DataError as error:
                 raise DataError(f"{row.file}, line {row.line}: {error}") from None
-    convert = resolve_format(form)
-    return RowEncoder(convert, encoder, source.system, max_length, overlong), format_identity(form)
+    convert, folder = resolve_format(form), source.image_folder or image_folder
+    return RowEncoder(convert, encoder, policy, source.system, folder), format_identity(form)
 
 
 def open_store(
     source: Source,
     encoder: ChatEncoder,
-    max_length: int,
-    overlong: str,
+    policy: Policy,
     max_bad_rows: float,
     cache_dir: Path,
-    num_proc: int,
+    num_proc: int = 1,
+    image_folder: str | None = None,
 ) -> SampleStore:
     """Return a source's samples, tokenised now or earlier.
 
     They are found again by the content of the source, its format and system text, the template,
-    the tokenizer and the length policy. Processes that ask at once wait for the first.
+    the tokenizer and the policy; with an image processor also by that and by where the pictures
+    lie. Processes that ask at once wait for the first.
 
     Raises:
         DataError: the source cannot be read, or has too many bad rows.
+        ConfigError: unknown ratings.
     """
     from filelock import FileLock
 
     reader = open_source(source)
-    rows_to_samples, form = row_encoder(source, reader, encoder, max_length, overlong)
-    made_by = [reader.content(), form, source.system, encoder.identity(), max_length, overlong]
+    encode, form = row_encoder(source, reader, encoder, policy, image_folder)
+    made_by: list[Any] = [reader.content(), form, source.system, encoder.identity()]
+    made_by += [policy.identity(), policy.verify_images]
+    if encoder.image_processor is not None:
+        made_by.append(_place_of_pictures(source, encode.image_folder))
     folder = cache_dir / fingerprint([LAYOUT, *made_by])
+    rows = _ROWS if encoder.image_processor is None else _ROWS_WITH_PICTURES
     with FileLock(f"{folder}.lock"):
         if not is_whole(folder):
-            write_store(folder, _chunks(reader, rows_to_samples, num_proc), max_bad_rows)
+            batches = batches_of_rows(reader.rows(), rows)
+            write_store(folder, _chunks(batches, encode, num_proc), max_bad_rows)
     return SampleStore(folder)
+
+
+def _place_of_pictures(source: Source, image_folder: str | None) -> list[str]:
+    """Where relative paths of pictures start."""
+    paths = [source.path] if isinstance(source.path, str | Path) else source.path
+    found = paths if image_folder is None else [image_folder]
+    return [str(Path(path).expanduser().resolve()) for path in found]
 
 
 def batches_of_rows(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
@@ -114,8 +138,7 @@ def batches_of_rows(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
         yield batch
 
 
-def _chunks(reader: Reader, encode: RowEncoder, num_proc: int) -> Iterator[Encoded]:
-    batches = batches_of_rows(reader.rows(), _ROWS)
+def _chunks(batches: Iterator[list[Row]], encode: RowEncoder, num_proc: int) -> Iterator[Encoded]:
     if num_proc <= 1:
         yield from map(encode, batches)
         return

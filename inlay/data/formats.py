@@ -2,6 +2,9 @@
 
 A function returns None for a row that its format drops (alpaca's ``<nooutput>``) and raises
 ``DataError`` for one that does not have its form. To add a format, add a function here.
+
+Every format takes pictures from a column ``images`` or ``image``, one for each ``<image>`` in the
+texts. In a row without such a column ``<image>`` is text like any other.
 """
 
 from __future__ import annotations
@@ -12,29 +15,26 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from inlay.core.errors import ConfigError, DataError, did_you_mean
-from inlay.core.types import Conversation, Message
+from inlay.core.types import IMAGE_MARK, Conversation, ImageRef, Message
 from inlay.data.map_fns import MAP_FNS
-from inlay.data.turns import flag, from_turns, kind, text_of
+from inlay.data.messages import ROLES, SPEAKERS, read_messages
+from inlay.data.turns import from_turns, kind, text_of
+from inlay.data.vision.rows import (
+    IMAGE,
+    check_count,
+    row_images,
+    texts_of,
+    unmarked,
+    with_images,
+)
 
 Format = Callable[[Any], "Conversation | None"]
-
-SPEAKERS = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "chatgpt": "assistant",
-    "bing": "assistant",
-    "bard": "assistant",
-    "system": "system",
-    "tool": "tool",
-    "observation": "tool",
-}
-"""ShareGPT's names of the speakers."""
 
 GENERIC_KEYS = {
     "openai": ("messages",),
     "xtuner": ("conversation",),
+    "finevision": ("texts",),
+    "llava": ("image", "conversations"),
     "sharegpt": ("conversations",),
     "alpaca": ("instruction", "output"),
     "alpaca_zh": ("instruction_zh", "output_zh"),
@@ -48,26 +48,68 @@ def xtuner(row: Any) -> Conversation | None:
     """``{"conversation": [{"system", "input", "output", "output_with_loss"}, ...]}``."""
     if "conversation" not in _object(row):
         raise DataError(f"there is no 'conversation', only {sorted(map(str, row))}")
-    return from_turns(row["conversation"])
+    return _turns(row["conversation"], row_images(row))
 
 
 def openai(row: Any) -> Conversation | None:
     """``{"messages": [{"role", "content", "loss"}, ...]}``, or the bare list of messages.
 
-    Text parts of a content list are joined. Answers before the first question are left out.
+    A content may be a list of parts: texts, which are joined, and pictures (paths, ``data:`` URLs,
+    or without either, those of the row's column). Answers before the first question are left out.
     """
     messages = row if isinstance(row, list) else _object(row).get("messages")
-    return _messages(messages, "messages", "role", "content", {r: r for r in _ROLES})
+    columns = ("messages", "role", "content")
+    return read_messages(messages, columns, ROLES, row_images(row))
 
 
 def sharegpt(row: Any) -> Conversation | None:
     """``{"conversations": [{"from", "value"}, ...]}``, perhaps with a ``system`` column."""
     spoken = _object(row).get("conversations")
-    conversation = _messages(spoken, "conversations", "from", "value", SPEAKERS)
+    columns = ("conversations", "from", "value")
+    conversation = read_messages(spoken, columns, SPEAKERS, row_images(row))
     system = text_of(row, "system", optional=True)
     if conversation and system and conversation.messages[0].role != "system":
-        conversation.messages.insert(0, Message("system", system))
+        conversation.messages.insert(0, Message("system", unmarked(system)))
     return conversation
+
+
+def llava(row: Any) -> Conversation | None:
+    """LLaVA's ``{"image", "conversations": [{"from": "human" or "gpt", "value"}, ...]}``.
+
+    Pictures of a turn move to its front, each on a line of its own; those of a row that nowhere
+    says ``<image>`` to the front of the first turn. Text rows stay as they are.
+    """
+    images = row_images(_object(row))
+    name = "wizardlm_map_fn" if images is None else "llava_map_fn"
+    conversation = from_turns(MAP_FNS[name](row)["conversation"])
+    if conversation is None:
+        return None
+    if images and not any(IMAGE in text for text in texts_of(conversation)):
+        conversation.messages[0].content = (
+            f"{IMAGE}\n" * len(images) + conversation.messages[0].content
+        )
+    return with_images(conversation, images)
+
+
+def finevision(row: Any) -> Conversation | None:
+    """``{"images": [{"bytes", "path"}, ...], "texts": [{"user", "assistant"}, ...]}``.
+
+    All pictures stand at the front of the first question. A row without turns is dropped.
+    """
+    texts = _object(row).get("texts")
+    if not isinstance(texts, list):
+        raise DataError(f"'texts' must be a list of turns, found {kind(texts)}")
+    messages: list[Message] = []
+    for index, turn in enumerate(texts):
+        if not isinstance(turn, Mapping):
+            raise DataError(f"turn {index} must be an object, found {kind(turn)}")
+        messages.append(Message("user", unmarked(text_of(turn, "user"))))
+        messages.append(Message("assistant", unmarked(text_of(turn, "assistant")), True))
+    if not messages:
+        return None
+    images = row_images(row) or []
+    messages[0].content = IMAGE_MARK * len(images) + messages[0].content
+    return Conversation(messages, images=images)
 
 
 def text(row: Any) -> Conversation | None:
@@ -75,45 +117,9 @@ def text(row: Any) -> Conversation | None:
     return _pretrain({"text": row} if isinstance(row, str) else row)
 
 
-_ROLES = ("system", "user", "assistant", "tool")
-
-
-def _messages(
-    messages: Any, column: str, role: str, content: str, roles: Mapping[str, str]
-) -> Conversation | None:
-    if not isinstance(messages, list):
-        raise DataError(f"'{column}' must be a list of messages, found {kind(messages)}")
-    found: list[Message] = []
-    for index, message in enumerate(messages):
-        if not isinstance(message, Mapping):
-            raise DataError(f"message {index} must be an object, found {kind(message)}")
-        name = text_of(message, role)
-        if name not in roles:
-            hint = did_you_mean(name, roles) or f" Known: {', '.join(roles)}."
-            raise DataError(f"message {index} has the unknown {role} '{name}'.{hint}")
-        if message.get("tool_calls"):
-            raise DataError(f"message {index} holds tool_calls, which cannot be trained yet")
-        is_answer = roles[name] == "assistant"
-        # As in the originals, an answer opens a conversation only below a system text.
-        if found or not is_answer:
-            trained = is_answer and flag(message.get("loss"), "loss")
-            found.append(Message(roles[name], _content(message, content, index), trained))
-    if messages and not found:
-        raise DataError(f"'{column}' holds answers only: there is no question")
-    return Conversation(found) if found else None
-
-
-def _content(message: Mapping[str, Any], key: str, index: int) -> str:
-    value = message.get(key)
-    if not isinstance(value, list):
-        return text_of(message, key)
-    parts = []
-    for part in value:
-        if not isinstance(part, Mapping) or part.get("type") != "text":
-            found = part.get("type") if isinstance(part, Mapping) else kind(part)
-            raise DataError(f"message {index} has a part that is not text: {found}")
-        parts.append(text_of(part, "text"))
-    return "".join(parts)
+def _turns(turns: Any, images: list[ImageRef] | None) -> Conversation | None:
+    conversation = from_turns(turns)
+    return None if conversation is None else with_images(conversation, images)
 
 
 def _object(row: Any) -> Mapping[str, Any]:
@@ -127,7 +133,7 @@ def _mapped(name: str) -> Format:
     function = MAP_FNS[name]
 
     def convert(row: Any) -> Conversation | None:
-        return from_turns(function(_object(row))["conversation"])
+        return _turns(function(_object(row))["conversation"], row_images(row))
 
     convert.__name__ = name
     convert.__doc__ = function.__doc__
@@ -136,11 +142,14 @@ def _mapped(name: str) -> Format:
 
 _pretrain = _mapped("pretrain_map_fn")
 
-_NAMED = (name.removesuffix("_map_fn") for name in MAP_FNS if name != "openai_map_fn")
+_OURS = ("openai_map_fn", "llava_map_fn")
+_NAMED = (name.removesuffix("_map_fn") for name in MAP_FNS if name not in _OURS)
 
 FORMATS: dict[str, Format] = {
     "openai": openai,
     "sharegpt": sharegpt,
+    "llava": llava,
+    "finevision": finevision,
     "xtuner": xtuner,
     "text": text,
     **{name: _mapped(f"{name}_map_fn") for name in _NAMED},
@@ -173,15 +182,26 @@ def detect_format(row: Any) -> str:
     )
 
 
-_INSIDE = {"openai": " (a list of 'role', 'content')", "sharegpt": " (a list of 'from', 'value')"}
+_INSIDE = {
+    "openai": " (a list of 'role', 'content')",
+    "finevision": " (a list of 'user', 'assistant')",
+    "llava": " (a list of 'from', 'value')",
+    "sharegpt": " (a list of 'from', 'value')",
+}
+_FIRST = {
+    "openai": ("messages", "role"),
+    "finevision": ("texts", "user"),
+    "llava": ("conversations", "from"),
+    "sharegpt": ("conversations", "from"),
+}
 
 
 def _looks_right(name: str, row: Mapping[str, Any]) -> bool:
-    if name not in ("openai", "sharegpt"):
+    if name not in _FIRST:
         return True
-    messages = row[GENERIC_KEYS[name][0]]
+    column, wanted = _FIRST[name]
+    messages = row[column]
     first = messages[0] if isinstance(messages, list) and messages else {}
-    wanted = {"openai": "role", "sharegpt": "from"}[name]
     return not isinstance(first, Mapping) or not first or wanted in first
 
 
@@ -202,7 +222,10 @@ def resolve_format(value: str | Callable[[Any], Any]) -> Format:
         ConfigError: unknown name.
     """
     if callable(value):
-        return _own(value)
+        name = getattr(value, "__name__", "")
+        if MAP_FNS.get(name) is not value:
+            return _own(value)
+        value = name
     if value in FORMATS:
         return FORMATS[value]
     if value in MAP_FNS:
@@ -214,16 +237,30 @@ def resolve_format(value: str | Callable[[Any], Any]) -> Format:
 def _own(function: Callable[[Any], Any]) -> Format:
     def convert(row: Any) -> Conversation | None:
         result = function(row)
+        if isinstance(result, Conversation):
+            check_count(len(result.images), sum(t.count(IMAGE_MARK) for t in texts_of(result)))
         if result is None or isinstance(result, Conversation):
             return result
         if isinstance(result, Mapping) and "conversation" in result:
-            return from_turns(result["conversation"])
+            return _own_turns(from_turns(result["conversation"]), row, result)
         raise DataError(
             f"the format function {getattr(function, '__name__', function)!r} must return a "
             f"Conversation, None or {{'conversation': [...]}}, got {kind(result)}"
         )
 
     return convert
+
+
+def _own_turns(
+    conversation: Conversation | None, row: Any, result: Mapping[str, Any]
+) -> Conversation | None:
+    if conversation is None:
+        return None
+    # A function that writes no <image> wants none of the row's pictures.
+    images = None
+    if any(IMAGE in text for text in texts_of(conversation)):
+        images = row_images({**row, **result} if isinstance(row, Mapping) else result)
+    return with_images(conversation, images)
 
 
 def format_identity(value: str | Callable[[Any], Any]) -> str:

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.random import default_rng
 
 from inlay.core.errors import ConfigError
 from inlay.core.types import Batch, IndexedDataset, Window
+
+if TYPE_CHECKING:
+    from inlay.data.sampler import LengthGroupedSampler
 
 _MASK = (1 << 64) - 1
 
@@ -29,6 +32,7 @@ class WindowLoader:
         batch_size: items per micro-batch and rank.
         num_workers: processes that read ahead; 0 reads in this one. The data are the same.
         shuffle: permute the items of each epoch; False keeps their order.
+        sampler: orders the items of each epoch in place of ``shuffle``.
         seed: of the permutations and of the items' own randomness.
         rank, world_size: this process among all.
         pin_memory: put batches in page-locked memory; workers only.
@@ -53,6 +57,7 @@ class WindowLoader:
         persistent_workers: bool | None = None,
         prefetch_factor: int = 2,
         timeout: float = 0,
+        sampler: LengthGroupedSampler | None = None,
     ) -> None:
         check_sizes(batch_size, rank, world_size)
         if not len(dataset):
@@ -62,6 +67,7 @@ class WindowLoader:
         self.dataset: Any = dataset
         self.batch_size = batch_size
         self.shuffle = shuffle
+        self.sampler = sampler
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
@@ -111,12 +117,20 @@ class WindowLoader:
 
     def _permutation(self, epoch: int) -> np.ndarray:
         if self._order is None or self._order[0] != epoch:
-            # Small integers: half the memory, and quicker to permute.
-            items = np.arange(self.num_items, dtype=np.min_scalar_type(-self.num_items))
-            if self.shuffle:
-                items = default_rng([self.seed, epoch]).permutation(items)
-            self._order = (epoch, items)
+            self._order = (epoch, self._ordered(epoch))
         return self._order[1]
+
+    def _ordered(self, epoch: int) -> np.ndarray:
+        # Small integers: half the memory, and quicker to permute.
+        dtype = np.min_scalar_type(-self.num_items)
+        if self.sampler is not None:
+            data = self.dataset
+            order = self.sampler.order(
+                data.item_lengths, data.has_image, self.seed, epoch, self.world_size
+            )
+            return order.astype(dtype)
+        items = np.arange(self.num_items, dtype=dtype)
+        return default_rng([self.seed, epoch]).permutation(items) if self.shuffle else items
 
     def _requests(self, epoch: int, order: np.ndarray, start: int) -> Iterator[_Request]:
         step = self.batch_size * self.world_size
@@ -179,11 +193,11 @@ class _Workers:
         import torch
         from torch.utils.data import DataLoader
 
-        self._requests: Iterator[_Request] = iter(())
+        self._asked = _Restartable()
         self._loader: Iterable[Batch] = DataLoader(
             fetch,  # type: ignore[arg-type]
             batch_size=None,
-            sampler=_Restartable(self),
+            sampler=self._asked,
             collate_fn=_as_it_is,
             worker_init_fn=_leave_process_group,
             # torch draws a seed for its workers; drawn from the global generator, starting to read
@@ -193,21 +207,21 @@ class _Workers:
         )
 
     def read(self, requests: Iterator[_Request]) -> Iterator[Batch]:
-        self._requests = requests
+        self._asked.requests = requests
         return iter(self._loader)
-
-    def requests(self) -> Iterator[_Request]:
-        return self._requests
 
 
 class _Restartable:
-    """A sampler whose requests are set before each pass."""
+    """A sampler whose requests are set before each pass.
 
-    def __init__(self, workers: _Workers) -> None:
-        self._workers = workers
+    It knows nothing of the loader: in a cycle of references the workers' queues would be closed
+    before the workers are told to end, and torch would wait five seconds for each of them.
+    """
+
+    requests: Iterator[_Request] = iter(())
 
     def __iter__(self) -> Iterator[_Request]:
-        return self._workers.requests()
+        return self.requests
 
 
 def _leave_process_group(_worker: int) -> None:

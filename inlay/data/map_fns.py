@@ -16,11 +16,10 @@ from typing import Any
 from inlay.core.errors import DataError
 from inlay.data.templates import SYSTEM_TEMPLATE
 from inlay.data.turns import flag, kind, text_of
+from inlay.data.vision.rows import IMAGE
 
 Row = Mapping[str, Any]
 Conversations = dict[str, list[dict[str, Any]]]
-
-IMAGE = "<image>"
 
 
 def _single(question: str, answer: str, system: str | None = None) -> Conversations:

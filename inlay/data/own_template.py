@@ -2,8 +2,9 @@
 
 The template renders the whole conversation; every answer is found in that text and cut out
 together with the token that ends it, so that it is tokenised, trained and prompted for at exactly
-one place. Rendering is slow, so per sequence of roles the text between the contents is learned
-once (a *skeleton*), tried on other contents, and filled in from then on.
+one place. Rendering is slow, so per form of a conversation (its roles, and where its pictures are)
+the text between the contents is learned once (a *skeleton*), tried on other contents, and filled in
+from then on.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import NamedTuple
 
 from inlay.core.errors import DataError
 from inlay.core.io import fingerprint
-from inlay.core.types import Message
+from inlay.core.types import IMAGE_MARK, Message
 from inlay.data.answers import Answer, AnswerFinder
 from inlay.data.template_triggers import Triggers, find_triggers
 from inlay.data.tokens import BatchTokenizer, Piece
@@ -25,13 +26,18 @@ from inlay.data.tokens import BatchTokenizer, Piece
 _MARK = "\ue0a1{}\ue0a2"
 _MARKS = re.compile("\ue0a1(\\d+)\ue0a2")
 
+_TEXT = re.compile(f"[^{IMAGE_MARK}]+")
+
+Form = tuple[tuple[str, str], ...]
+"""What a skeleton is learned for: roles, and contents with an ``x`` for every stretch of text."""
+
 Trim = Callable[[str], str]
 _TRIMS: tuple[Trim, ...] = (str, str.strip, str.rstrip, str.lstrip)
 
 
 class Segment(NamedTuple):
-    """A piece of a skeleton: texts and indices of messages in turn; ``answer`` names the message
-    whose answer it is."""
+    """A piece of a skeleton: the template's texts and numbers of the conversation's texts in turn;
+    ``answer`` names the message whose answer it is."""
 
     parts: list[str | int]
     answer: int | None
@@ -39,7 +45,7 @@ class Segment(NamedTuple):
 
 @dataclass
 class Skeleton:
-    """What a template writes around the contents of one sequence of roles.
+    """What a template writes around the contents of one form of conversation.
 
     Attributes:
         segments: the pieces in order.
@@ -57,17 +63,20 @@ class OwnTemplate:
     Args:
         tokenize: the tokenizer. It need not have a chat template before a conversation comes:
             plain documents do without.
+        placeholder: what the template writes for a picture, where contents are lists of parts;
+            None where they are strings.
     """
 
     stop_words: list[str] = []
 
-    def __init__(self, tokenize: BatchTokenizer) -> None:
+    def __init__(self, tokenize: BatchTokenizer, placeholder: str | None = None) -> None:
         self._tokenize = tokenize
         self._tokenizer = tokenize.tokenizer
-        self._finder = AnswerFinder(tokenize.tokenizer)
+        self._placeholder = placeholder
+        self._finder = AnswerFinder(tokenize.tokenizer, placeholder)
         self._added: list[str] = list(tokenize.tokenizer.get_added_vocab())
         self._triggers: Triggers | None = find_triggers(self._finder.source)
-        self._skeletons: dict[tuple[str, ...], Skeleton | None] = {}
+        self._skeletons: dict[Form, Skeleton | None] = {}
 
     def check(self) -> None:
         """Make sure that the template can be trained.
@@ -98,7 +107,7 @@ class OwnTemplate:
         """
         last = max(i for i, m in enumerate(messages) if m.role == "assistant")
         messages = messages[: last + 1]
-        skeleton = self._skeleton(tuple([m.role for m in messages]))
+        skeleton = self._skeleton(tuple([(m.role, self._shape(m.content)) for m in messages]))
         contents = self._plain_contents(messages, skeleton) if skeleton else None
         if skeleton is None or contents is None:
             text, answers = self._finder.answers(messages)
@@ -108,7 +117,7 @@ class OwnTemplate:
             trained = answer is not None and messages[answer].trained
             text = "".join([p if isinstance(p, str) else contents[p] for p in parts])
             after = self._after(pieces)
-            if len(parts) == 1 and isinstance(parts[0], str):
+            if len(parts) == 1 and isinstance(parts[0], str) and IMAGE_MARK not in text:
                 constant = self._tokenize.constant(text, after)
                 pieces.append(Piece(text, trained, constant))
             else:
@@ -152,20 +161,26 @@ class OwnTemplate:
         before = pieces[-1].text
         return next((t for t in self._added if before.endswith(t)), "\n")
 
-    def _skeleton(self, roles: tuple[str, ...]) -> Skeleton | None:
-        if roles not in self._skeletons:
+    def _has_parts(self, content: str) -> bool:
+        """Whether the template gets a content in several parts, or without any text."""
+        return self._placeholder is not None and IMAGE_MARK in content
+
+    def _shape(self, content: str) -> str:
+        return _TEXT.sub("x", content) if self._has_parts(content) else "x"
+
+    def _skeleton(self, form: Form) -> Skeleton | None:
+        if form not in self._skeletons:
             self.check()
             try:
-                self._skeletons[roles] = self._learn(roles) if self._triggers else None
+                self._skeletons[form] = self._learn(form) if self._triggers else None
             except DataError:
-                self._skeletons[roles] = None
-        return self._skeletons[roles]
+                self._skeletons[form] = None
+        return self._skeletons[form]
 
-    def _learn(self, roles: tuple[str, ...]) -> Skeleton | None:
-        marks = [Message(role, _MARK.format(i)) for i, role in enumerate(roles)]
-        text, answers = self._finder.answers(marks)
+    def _learn(self, form: Form) -> Skeleton | None:
+        text, answers = self._finder.answers(_filled(form, _MARK))
         starts = [a.start for a in answers]
-        indices = [i for i, role in enumerate(roles) if role == "assistant"]
+        indices = [i for i, (role, _) in enumerate(form) if role == "assistant"]
         segments = []
         cuts = sorted({0, len(text), *itertools.chain.from_iterable(answers)})
         for begin, end in itertools.pairwise(cuts):
@@ -177,43 +192,54 @@ class OwnTemplate:
             answer = indices[starts.index(begin)] if begin in starts else None
             segments.append(Segment(parts, answer))
         skeleton = Skeleton(segments, None)
-        if not all(self._agrees(skeleton, roles, probe, {}) for probe in _PROBES):
+        if not all(self._agrees(skeleton, form, probe, {}) for probe in _PROBES):
             return None
-        names = sorted(set(roles))
+        names = sorted({role for role, _ in form})
         for trims in itertools.product(_TRIMS, repeat=len(names)):
             rule = dict(zip(names, trims, strict=True))
-            if self._agrees(skeleton, roles, " \n\t{}\t\n ", rule):
+            if self._agrees(skeleton, form, " \n\t{}\t\n ", rule):
                 skeleton.trims = rule
                 break
         return skeleton
 
-    def _agrees(
-        self, skeleton: Skeleton, roles: tuple[str, ...], probe: str, trims: dict[str, Trim]
-    ) -> bool:
+    def _agrees(self, skeleton: Skeleton, form: Form, probe: str, trims: dict[str, Trim]) -> bool:
         """Whether the filled skeleton is what the template writes."""
-        contents = [probe.replace("{}", str(i)) for i in range(len(roles))]
-        messages = [Message(r, c) for r, c in zip(roles, contents, strict=True)]
-        trimmed = [trims.get(r, str)(c) for r, c in zip(roles, contents, strict=True)]
+        messages = _filled(form, probe)
+        texts = [trims.get(m.role, str)(t) for m in messages for t in self._texts(m.content)]
         filled = "".join(
-            p if isinstance(p, str) else trimmed[p] for s in skeleton.segments for p in s.parts
+            p if isinstance(p, str) else texts[p] for s in skeleton.segments for p in s.parts
         )
         return filled == self._finder.render(messages)
 
+    def _texts(self, content: str) -> list[str]:
+        return _TEXT.findall(content) if self._has_parts(content) else [content]
+
     def _plain_contents(self, messages: Sequence[Message], skeleton: Skeleton) -> list[str] | None:
-        """Contents as the template writes them; None if one must be rendered to know."""
+        """Texts as the template writes them; None if one must be rendered to know."""
         assert self._triggers is not None
         contents = []
         for message in messages:
-            content = message.content
-            if content[:1].isspace() or content[-1:].isspace():
-                if skeleton.trims is None:
+            for content in self._texts(message.content):
+                if content[:1].isspace() or content[-1:].isspace():
+                    if skeleton.trims is None:
+                        return None
+                    content = skeleton.trims[message.role](content)
+                if not content or self._triggers.hit(content):
                     return None
-                content = skeleton.trims[message.role](content)
-            if not content or self._triggers.hit(content):
-                return None
-            contents.append(content)
+                contents.append(content)
         return contents
 
+
+def _filled(form: Form, probe: str) -> list[Message]:
+    """A conversation of a form, each of its texts being ``probe`` with the text's number."""
+    numbers = itertools.count()
+    return [
+        Message(role, _X.sub(lambda _: probe.replace("{}", str(next(numbers))), shape))
+        for role, shape in form
+    ]
+
+
+_X = re.compile("x")
 
 _PROBES = (
     "x{}",

@@ -9,23 +9,27 @@ from typing import Any
 
 import numpy as np
 
-from inlay.core.errors import ConfigError, DataError, did_you_mean
+from inlay.core.errors import DataError
 from inlay.core.io import fingerprint
-from inlay.core.types import Batch, Sample
+from inlay.core.types import Batch, ImageProcessor, Sample
 from inlay.data.cache import open_store, writable_dir
 from inlay.data.chat import ChatEncoder
 from inlay.data.collate import collate, stand_in
-from inlay.data.encode_rows import OVERLONG, Report
+from inlay.data.encode_rows import Policy
+from inlay.data.loader import item_seed
 from inlay.data.mix import mix
-from inlay.data.pack import best_fit, one_each
+from inlay.data.pack import Packs, best_fit, one_each
+from inlay.data.parts import Split, check_max_items, sample_length
+from inlay.data.pictures import OpenSample, PictureOpener, check_unchanged
+from inlay.data.report import Report
 from inlay.data.sources import parse_sources
-from inlay.data.split import held_out
-
-PARTS = ("train", "val", "all")
+from inlay.data.split import split_groups
 
 
 class ChatDataset:
     """A data set of samples, or of packs of samples, for ``WindowLoader``.
+
+    Pictures are measured when the data are indexed, and decoded when an item is asked for.
 
     Args:
         sources: a path, a dict of ``Source``'s fields, or a list of these.
@@ -35,14 +39,29 @@ class ChatDataset:
         max_length: most tokens of a sample and of a pack.
         pack_to_max_length: an item is a pack of samples; False: one sample.
         overlong: longer samples are cut (``"truncate"``), left out (``"drop"``) or refused
-            (``"error"``); both are counted in ``report``.
-        val_fraction: share of the conversations that is held out, in [0, 1), chosen by content.
+            (``"error"``); both are counted in ``report``. Pictures are never cut: where they do
+            not fit, the sample is left out.
+        val_fraction: share of the conversations that is held out, in [0, 1), chosen by content;
+            all that is said about one picture is on one side.
         part: ``"train"``, ``"val"`` (the held-out ones, neither mixed nor repeated), ``"all"``.
         max_bad_rows: how many rows (int) or what share of them (float) may be unusable.
         cache_dir: where tokenised data are kept; None: ``$INLAY_CACHE`` or ``~/.cache/inlay``.
-        num_proc: processes that tokenise.
+        num_proc: processes that tokenise and read pictures.
         seed: of packing and mixing.
         pack_window: samples that are packed together.
+        image_processor: of a model with eyes; None: rows with pictures are unusable.
+        image_folder: where paths of pictures start, and what they must not leave; None: the folder
+            of the file that names them. A source may have its own.
+        max_images: most pictures of a sample; samples with more are left out and counted.
+        max_tiles: most pictures of a pack as the vision encoder sees them; samples with more are
+            left out and counted.
+        min_ratings: least rating of a turn by name (``relevance``, ``image_correspondence``,
+            ``visual_dependency``, ``formatting``); turns below are left out.
+        val_size: number of samples to hold out, in place of ``val_fraction``.
+        verify_images: decode every picture when the data are indexed, so that a broken one is a
+            bad row; False: only its header, and a broken one stops the run.
+        max_sample_length: most tokens of a sample; None: ``max_length``.
+        max_items: only the first so many items; None: all.
 
     Attributes:
         report: what became of the rows of all sources, both parts together.
@@ -69,32 +88,46 @@ class ChatDataset:
         num_proc: int = 1,
         seed: int = 0,
         pack_window: int = 10_000,
+        image_processor: ImageProcessor | None = None,
+        image_folder: str | None = None,
+        max_images: int | None = None,
+        max_tiles: int | None = None,
+        min_ratings: Mapping[str, int] | None = None,
+        val_size: int | None = None,
+        verify_images: bool = True,
+        max_sample_length: int | None = None,
+        max_items: int | None = None,
     ) -> None:
-        check_arguments(max_length, overlong)
-        _check_part(part, val_fraction)
+        longest = sample_length(max_length, max_sample_length)
+        policy = Policy(longest, overlong, max_images, max_tiles, min_ratings, verify_images)
+        self._split = Split(part, val_fraction, val_size)
+        check_max_items(max_items)
         self._sources = parse_sources(sources)
-        encoder = ChatEncoder(tokenizer, template)
+        encoder = ChatEncoder(tokenizer, template, image_processor)
+        self.image_processor = image_processor
+        self._opener = None if image_processor is None else PictureOpener(image_processor)
         folder = writable_dir(cache_dir)
         self._stores = [
-            open_store(s, encoder, max_length, overlong, max_bad_rows, folder, num_proc)
+            open_store(s, encoder, policy, max_bad_rows, folder, num_proc, image_folder)
             for s in self._sources
         ]
         self.report = _joined_report([store.report for store in self._stores], max_bad_rows)
         self._firsts = np.cumsum([0, *map(len, self._stores)])
-        self._samples = self._choose(val_fraction, part, seed)
-        lengths = np.concatenate([store.lengths for store in self._stores])
-        units = np.concatenate([store.units for store in self._stores])
-        self.lengths = lengths[self._samples]
+        self._samples = self._choose(seed)
+        self.lengths = self._of_samples("lengths")
         if pack_to_max_length:
-            self._items = best_fit(self.lengths, max_length, pack_window, seed)
+            tiles = self._of_samples("tiles") if max_tiles is not None else None
+            items = best_fit(self.lengths, max_length, pack_window, seed, tiles, max_tiles)
         else:
-            self._items = one_each(len(self._samples))
-        self._units = self._items.sums(units[self._samples])
-        packing = [pack_to_max_length, max_length, overlong, pack_window, seed]
+            items = one_each(len(self._samples))
+        self._items = items if max_items is None else _first(items, max_items)
+        self._units = self._items.sums(self._of_samples("units"))
+        packing = [pack_to_max_length, max_length, policy.identity(), max_items]
+        packing += [pack_window, seed] if pack_to_max_length else []
         self._identity = {
-            "data": self._content(val_fraction, part),
+            "data": self._content(),
             **encoder.identity(),
-            "packing": fingerprint(packing if pack_to_max_length else packing[:3]),
+            "packing": fingerprint(packing),
         }
 
     def __len__(self) -> int:
@@ -106,22 +139,26 @@ class ChatDataset:
         return len(self._samples)
 
     def sample(self, index: int) -> Sample:
-        """Return sample ``index`` of the epoch, in the order of the sources."""
-        number = int(self._samples[index])
-        store = int(np.searchsorted(self._firsts, number, side="right")) - 1
-        return self._stores[store].sample(number - int(self._firsts[store]))
+        """Return sample ``index`` of the epoch, in the order of the sources; no picture is read."""
+        store, number = self._locate(index)
+        return self._stores[store].sample(number)
 
     def item(self, index: int, seed: int) -> list[Sample]:
-        """Return the samples of one item. Nothing is random here: ``seed`` is not used."""
-        return [self.sample(i) for i in self._items[index].tolist()]
+        """Return the samples of one item, with their pictures opened if they have any.
+
+        Raises:
+            DataError: a picture is gone, or another one than was indexed.
+        """
+        numbers = self._items[index].tolist()
+        return [self._opened(i, item_seed(seed, 0, place)) for place, i in enumerate(numbers)]
 
     def collate(self, items: list[list[Sample]]) -> Batch:
         """Join items into one flat row."""
-        return collate([sample for item in items for sample in item])
+        return collate([sample for item in items for sample in item], self._opener)
 
     def stand_in(self, item: list[Sample]) -> Batch:
         """Return an item without anything to train."""
-        return stand_in(item)
+        return stand_in(item, self._opener)
 
     @property
     def loss_units(self) -> np.ndarray:
@@ -133,52 +170,89 @@ class ChatDataset:
         """int64 ``[len(self)]`` samples of every item."""
         return np.diff(self._items.offsets)
 
+    @property
+    def item_lengths(self) -> np.ndarray:
+        """int64 ``[len(self)]`` tokens of every item."""
+        return self._items.sums(self.lengths)
+
+    @property
+    def has_image(self) -> np.ndarray:
+        """bool ``[len(self)]``, whether an item has a picture."""
+        return self.num_images > 0
+
+    @property
+    def num_images(self) -> np.ndarray:
+        """int64 ``[len(self)]`` pictures of every item."""
+        return self._items.sums(self._of_samples("num_pictures"))
+
+    @property
+    def tiles(self) -> np.ndarray:
+        """int64 ``[len(self)]`` pictures of every item as the vision encoder sees them."""
+        return self._items.sums(self._of_samples("tiles"))
+
     def identity(self) -> dict[str, str]:
-        """Fingerprints of ``data``, ``template``, ``tokenizer`` and ``packing``."""
+        """Fingerprints of ``data``, ``template``, ``tokenizer``, ``packing`` and, if there is one,
+        ``image_processor``."""
         return dict(self._identity)
 
-    def _choose(self, val_fraction: float, part: str, seed: int) -> np.ndarray:
-        chosen = []
-        for store, first in zip(self._stores, self._firsts.tolist(), strict=False):
-            if part == "all" or not val_fraction:
-                inside = np.arange(len(store))
-            else:
-                inside = np.flatnonzero(held_out(store.hashes, val_fraction) == (part == "val"))
-            chosen.append(first + inside)
-        samples = np.concatenate(chosen) if part == "val" else mix(chosen, self._sources, seed)
+    def _locate(self, index: int) -> tuple[int, int]:
+        number = int(self._samples[index])
+        store = int(np.searchsorted(self._firsts, number, side="right")) - 1
+        return store, number - int(self._firsts[store])
+
+    def _opened(self, index: int, seed: int) -> Sample | OpenSample:
+        store, number = self._locate(index)
+        sample = self._stores[store].sample(number)
+        if not sample.images or self._opener is None:
+            return sample
+        for picture in self._stores[store].pictures(number):
+            check_unchanged(picture, self._stores[store].folder)
+        return self._opener.open(sample, seed)
+
+    def _of_samples(self, name: str) -> np.ndarray:
+        """Values of the epoch's samples from all stores."""
+        return np.concatenate([getattr(store, name) for store in self._stores])[self._samples]
+
+    def _choose(self, seed: int) -> np.ndarray:
+        split = self._split
+        if split.is_whole:
+            inside = np.ones(self._firsts[-1], np.bool_)
+        else:
+            hashes = np.concatenate([store.hashes for store in self._stores])
+            counts = np.concatenate([store.num_pictures for store in self._stores])
+            keys = np.concatenate([store.keys for store in self._stores])
+            held = split_groups(hashes, (keys, np.cumsum(counts)), split.fraction, split.size)
+            inside = held == (split.part == "val")
+        bounds = zip(self._firsts[:-1].tolist(), self._firsts[1:].tolist(), strict=True)
+        chosen = [a + np.flatnonzero(inside[a:b]) for a, b in bounds]
+        is_val = split.part == "val"
+        samples = np.concatenate(chosen) if is_val else mix(chosen, self._sources, seed)
         if not len(samples):
             raise DataError(
-                f"the {part} side of the split is empty: val_fraction={val_fraction} of "
-                f"{self.report.kept} samples. Choose another fraction, or add data."
+                f"the {split.part} side of the split is empty: {split} of {self.report.kept} "
+                "samples. Choose another split, or add data."
             )
         return samples
 
-    def _content(self, val_fraction: float, part: str) -> str:
+    def _content(self) -> str:
         # The conversations themselves: template and length have fingerprints of their own.
-        parts = [
-            [hashlib.sha256(s.hashes.tobytes()).hexdigest(), x.weight, x.repeat]
+        parts: list[Any] = [
+            [_sha256(s.hashes, s.keys), x.weight, x.repeat]
             for s, x in zip(self._stores, self._sources, strict=True)
         ]
-        return fingerprint([parts, val_fraction, part])
+        return fingerprint([parts, str(self._split), self._split.part])
 
 
-def check_arguments(max_length: int, overlong: str) -> None:
-    """Raise ``ConfigError`` for a length or a length policy that cannot be."""
-    if max_length < 2:
-        raise ConfigError(f"max_length must be 2 or more, got {max_length}")
-    if overlong not in OVERLONG:
-        hint = did_you_mean(str(overlong), OVERLONG)
-        raise ConfigError(f"overlong must be one of {', '.join(OVERLONG)}, got {overlong!r}.{hint}")
+def _first(items: Packs, count: int) -> Packs:
+    offsets = items.offsets[: count + 1]
+    return Packs(items.order[: offsets[-1]], offsets)
 
 
-def _check_part(part: str, val_fraction: float) -> None:
-    if part not in PARTS:
-        hint = did_you_mean(str(part), PARTS)
-        raise ConfigError(f"part must be one of {', '.join(PARTS)}, got {part!r}.{hint}")
-    if not 0 <= val_fraction < 1:
-        raise ConfigError(f"val_fraction must be in [0, 1), got {val_fraction}")
-    if part == "val" and not val_fraction:
-        raise DataError("the val side of the split is empty: val_fraction is 0")
+def _sha256(*arrays: np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(array.data)
+    return digest.hexdigest()
 
 
 def _joined_report(reports: list[Report], max_bad_rows: float) -> Report:

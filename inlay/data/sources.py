@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-import glob
+import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from inlay.core.errors import ConfigError, DataError, did_you_mean
-from inlay.core.io import file_sha256, fingerprint
-from inlay.data.json_rows import Row, read_json, read_jsonl
+from inlay.core.io import fingerprint
+from inlay.data.json_rows import Row
+from inlay.data.readers import (
+    Reader,
+    configurations,
+    is_hub_name,
+    is_saved,
+    open_folder,
+    open_hub,
+    open_local,
+)
 
-_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_SHARD = re.compile(r"shard_(\d+)")
+
+logger = logging.getLogger("inlay")
 
 
 @dataclass(frozen=True)
@@ -23,22 +35,29 @@ class Source:
 
     Attributes:
         path: a file (.json, .jsonl, .ndjson, .parquet), a folder of such files, a glob, a folder
-            written by ``datasets.save_to_disk``, a name on the hub, or a list of these.
+            written by ``datasets.save_to_disk``, a folder of shards (``shard_0``, ``shard_1``, ...,
+            each one of these folders), a name on the hub, or a list of these.
         format: a name in ``FORMATS``, a function, or None to detect it from the first row.
         split: split of a saved or hub data set.
-        name: configuration of a hub data set.
+        name: a subset, or several: configurations of a hub data set, folders in a local folder;
+            ``"all"``: every one there is.
         weight: this source's share of the samples, relative to the other sources' weights.
         repeat: how often its samples occur in an epoch; 1.5 is once and a fixed half of them again.
         system: system text of conversations that have none.
+        image_folder: folder of the pictures that rows name; None: that of the data file.
+        skip_failing: go on, with a warning, without the paths, subsets and shards that cannot be
+            opened.
     """
 
     path: str | Sequence[str]
     format: str | Callable[[Any], Any] | None = None
     split: str = "train"
-    name: str | None = None
+    name: str | Sequence[str] | None = None
     weight: float | None = None
     repeat: float = 1
     system: str | None = None
+    image_folder: str | None = None
+    skip_failing: bool = False
 
     def __post_init__(self) -> None:
         if self.weight is not None and (self.repeat != 1 or not self.weight > 0):
@@ -82,33 +101,43 @@ def _parse(item: Any) -> Source:
     return Source(**item)
 
 
-@dataclass(frozen=True)
-class Reader:
-    """An opened source.
-
-    Attributes:
-        rows: starts a new pass over its rows.
-        content: fingerprint of the bytes behind it; computed when called.
-    """
-
-    rows: Callable[[], Iterator[Row]]
-    content: Callable[[], str]
-
-
 def open_source(source: Source, streaming: bool = False) -> Reader:
     """Find what a source's path names; rows are read later.
+
+    Of several paths, subsets or shards the first row is read, so that none fails in mid-run.
 
     Args:
         streaming: read hub data sets without downloading them first.
 
     Raises:
-        DataError: missing, empty, or of an unknown kind.
+        DataError: missing, empty, or of an unknown kind; every part that fails is named.
     """
     paths = [source.path] if isinstance(source.path, str | Path) else list(source.path)
     if not paths:
         raise DataError("a source's list of paths is empty")
-    readers = [_open(str(path), source, streaming) for path in paths]
-    return readers[0] if len(readers) == 1 else _chain(readers)
+    parts = [part for path in paths for part in _parts(str(path), source, streaming)]
+    if len(parts) == 1:
+        return parts[0][1]()
+    readers: list[Reader] = []
+    failures: dict[str, str] = {}
+    for label, open_part in parts:
+        try:
+            reader = open_part()
+            next(reader.rows(), None)
+            readers.append(reader)
+        except DataError as error:
+            failures[label] = str(error)
+    _report(failures, len(parts), source.skip_failing)
+    return _chain(readers)
+
+
+def _report(failures: dict[str, str], count: int, skip: bool) -> None:
+    if failures and not (skip and len(failures) < count):
+        reasons = "".join(f"\n  {label}: {reason}" for label, reason in failures.items())
+        hint = "" if skip else "\nCorrect these, or set skip_failing to go on without them."
+        raise DataError(f"{len(failures)} of {count} parts of a source fail:{reasons}{hint}")
+    for label, reason in failures.items():
+        logger.warning("a source goes on without %s, which fails: %s", label, reason)
 
 
 def _chain(readers: list[Reader]) -> Reader:
@@ -119,122 +148,38 @@ def _chain(readers: list[Reader]) -> Reader:
     return Reader(rows, lambda: fingerprint([reader.content() for reader in readers]))
 
 
-def _open(path: str, source: Source, streaming: bool) -> Reader:
+_Part = tuple[str, Callable[[], Reader]]  # its name for messages, and what opens it
+
+
+def _parts(path: str, source: Source, streaming: bool) -> list[_Part]:
+    """Return what a path stands for: itself, or its subsets or shards."""
     local = Path(path).expanduser()
-    if local.is_dir():
-        if any((local / name).is_file() for name in ("dataset_dict.json", "state.json")):
-            return _saved(local, source.split)
-        files = sorted(f for f in local.rglob("*") if f.suffix in _READERS and f.is_file())
-        if not files:
-            raise DataError(f"{path}: the folder holds no {_kinds()} file")
-        return _files(files)
-    if local.is_file():
-        return _files([local])
-    if glob.has_magic(path):
-        files = [Path(f) for f in sorted(glob.glob(str(local), recursive=True))]
-        if not files:
-            raise DataError(f"{path}: no file matches")
-        return _files(files)
-    if _HUB_NAME.fullmatch(path) and local.suffix not in _READERS and path[0] != ".":
-        return _hub(path, source, streaming)
-    raise DataError(_missing(local))
+    names = [source.name] if isinstance(source.name, str) else list(source.name or ())
+    if local.is_dir() and not is_saved(local):
+        folders = sorted(f.name for f in local.iterdir() if f.is_dir() and f.name[0] != ".")
+        if names == ["shards"] or (not names and any(map(_SHARD.fullmatch, folders))):
+            names = _shard_names(folders)
+        elif "all" in names:
+            names = folders
+        if names:
+            return [(str(local / n), partial(_subset, local, n, source.split)) for n in names]
+    if local.exists() or not is_hub_name(path):
+        return [(path, partial(open_local, path, source.split))]
+    if "all" in names:
+        names = configurations(path)
+    split = source.split
+    if not names:
+        return [(path, partial(open_hub, path, None, split, streaming))]
+    return [(f"{path} ({n})", partial(open_hub, path, n, split, streaming)) for n in names]
 
 
-def _missing(path: Path) -> str:
-    folder = path.parent
-    while not folder.is_dir():
-        path, folder = folder, folder.parent
-    hint = did_you_mean(path.name, [f.name for f in folder.iterdir()])
-    return f"{path}: there is no such file or folder in '{folder}'.{hint}"
+def _shard_names(folders: list[str]) -> list[str]:
+    """Return the names of all shards up to the last one there is, missing ones too."""
+    numbers = [int(m[1]) for name in folders if (m := _SHARD.fullmatch(name))]
+    return [f"shard_{n}" for n in range(max(numbers, default=0) + 1)]
 
 
-def _files(files: Iterable[Path]) -> Reader:
-    names = [str(file) for file in files]
-    for file in names:
-        if Path(file).suffix not in _READERS:
-            raise DataError(f"{file}: expected a {_kinds()} file, found '{Path(file).suffix}'")
-
-    def rows() -> Iterator[Row]:
-        for file in names:
-            try:
-                yield from _READERS[Path(file).suffix](file)
-            except OSError as error:
-                raise DataError(f"{file}: cannot be read: {error}") from error
-
-    return Reader(rows, lambda: fingerprint([file_sha256(file) for file in names]))
-
-
-def _read_parquet(file: str) -> Iterator[Row]:
-    import pyarrow
-    import pyarrow.parquet
-
-    number = 0
-    try:
-        with pyarrow.parquet.ParquetFile(file) as table:
-            for batch in table.iter_batches(batch_size=1000):
-                for value in batch.to_pylist():
-                    number += 1
-                    yield Row(file, number, value)
-    except pyarrow.ArrowException as error:
-        raise DataError(
-            f"{file}, after row {number}: not a readable parquet file: {error}"
-        ) from error
-
-
-_READERS: dict[str, Callable[[str], Iterator[Row]]] = {
-    ".json": read_json,
-    ".jsonl": read_jsonl,
-    ".ndjson": read_jsonl,
-    ".parquet": _read_parquet,
-}
-
-
-def _kinds() -> str:
-    return ", ".join(_READERS)
-
-
-def _saved(folder: Path, split: str) -> Reader:
-    import datasets
-
-    try:
-        data = datasets.load_from_disk(str(folder))
-    except Exception as error:  # the library raises its own and Arrow's errors
-        raise DataError(f"{folder}: not a readable saved data set: {error}") from error
-    return _dataset(data, str(folder), split)
-
-
-def _hub(path: str, source: Source, streaming: bool) -> Reader:
-    import datasets
-
-    try:
-        data = datasets.load_dataset(path, source.name, split=source.split, streaming=streaming)
-    except Exception as error:  # network, missing, gated, unknown split, ...
-        raise DataError(
-            f"'{path}' is neither a local file or folder nor a data set that could be loaded from "
-            f"the hub (name={source.name!r}, split={source.split!r}): {error}"
-        ) from error
-    if streaming:
-        label = fingerprint([path, source.name, source.split])
-        return Reader(lambda: _numbered(data, path), lambda: label)
-    return _dataset(data, path, source.split)
-
-
-def _dataset(data: Any, label: str, split: str) -> Reader:
-    if isinstance(data, Mapping):
-        if split not in data:
-            hint = did_you_mean(split, data)
-            raise DataError(f"{label}: there is no split '{split}', only {sorted(data)}.{hint}")
-        data = data[split]
-
-    def content() -> str:
-        files = [file["filename"] for file in data.cache_files]
-        if not files:
-            return str(data._fingerprint)
-        return fingerprint([len(data), *(file_sha256(file) for file in files)])
-
-    return Reader(lambda: _numbered(data, label), content)
-
-
-def _numbered(rows: Iterable[Any], label: str) -> Iterator[Row]:
-    for number, value in enumerate(rows, 1):
-        yield Row(label, number, value)
+def _subset(folder: Path, name: str, split: str) -> Reader:
+    if Path(name).name != name:
+        raise DataError(f"the subset {name!r} is not the name of a folder in '{folder}'")
+    return open_folder(folder / name, split)

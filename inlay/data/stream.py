@@ -8,24 +8,30 @@ goes on with the same bits. Every rank reads the same blocks and takes its slice
 from __future__ import annotations
 
 import itertools
-import sys
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from inlay.core.errors import ConfigError, DataError
 from inlay.core.io import fingerprint
-from inlay.core.types import Batch, Sample, Window
+from inlay.core.types import Batch, ImageProcessor, Sample
 from inlay.data.cache import row_encoder
 from inlay.data.chat import ChatEncoder
 from inlay.data.collate import collate, stand_in
-from inlay.data.encode_rows import Report, RowEncoder
+from inlay.data.encode_rows import Policy, RowEncoder
 from inlay.data.json_rows import Row
-from inlay.data.loader import check_sizes
+from inlay.data.loader import item_seed
 from inlay.data.pack import best_fit, one_each
-from inlay.data.sft import check_arguments
+from inlay.data.parts import Split, check_max_items, sample_length
+from inlay.data.pictures import PictureOpener
+from inlay.data.report import Report
 from inlay.data.sources import Reader, open_source, parse_sources
+from inlay.data.stream_loader import StreamLoader, ahead
+from inlay.data.stream_split import StreamSplit
+
+__all__ = ["StreamDataset", "StreamItem", "StreamLoader"]
 
 
 class StreamItem(NamedTuple):
@@ -40,10 +46,17 @@ class StreamDataset:
     """Reads sources block by block, for ``StreamLoader``.
 
     Sources follow one another, or, with weights, are interleaved row by row by their shares until
-    each has run out. Arguments as ``ChatDataset``'s; further:
+    each has run out. Arguments as ``ChatDataset``'s; further, or different:
 
     Args:
-        block_size: rows that are shuffled and packed together.
+        block_size: rows that are shuffled and packed together, and held in memory; None: 10,000,
+            or 1,000 with an image processor.
+        val_size: the first conversations of the stream are held out. Training passes over every
+            row that shows one of their pictures or says the same. Both parts must be made with the
+            same arguments.
+        val_fraction: conversations are held out by the hash of their pictures, or their text. Each
+            part reads the whole stream. A row whose pictures are on both sides is left out.
+        max_items: most items of one pass; None: all.
 
     Attributes:
         report: what became of the rows read so far.
@@ -62,84 +75,137 @@ class StreamDataset:
         pack_to_max_length: bool = True,
         overlong: str = "truncate",
         max_bad_rows: float = 0,
-        block_size: int = 10_000,
+        block_size: int | None = None,
+        val_fraction: float = 0.0,
+        part: str = "train",
+        image_processor: ImageProcessor | None = None,
+        image_folder: str | None = None,
+        max_images: int | None = None,
+        max_tiles: int | None = None,
+        min_ratings: Mapping[str, int] | None = None,
+        val_size: int | None = None,
+        verify_images: bool = True,
+        max_sample_length: int | None = None,
+        max_items: int | None = None,
     ) -> None:
-        check_arguments(max_length, overlong)
+        longest = sample_length(max_length, max_sample_length)
+        policy = Policy(longest, overlong, max_images, max_tiles, min_ratings, verify_images)
+        split = Split(part, val_fraction, val_size)
+        check_max_items(max_items)
+        if block_size is None:
+            block_size = 10_000 if image_processor is None else 1_000
         if block_size < 1:
             raise ConfigError(f"block_size must be 1 or more, got {block_size}")
+        self.max_length, self.max_tiles, self.max_items = max_length, max_tiles, max_items
+        self.pack_to_max_length = pack_to_max_length
+        self.max_bad_rows = max_bad_rows
+        self.block_size = block_size
+        self.report = Report()
+        self._opener = None if image_processor is None else PictureOpener(image_processor)
         self._sources = parse_sources(sources)
         if any(source.repeat != 1 for source in self._sources):
             raise ConfigError("a stream cannot repeat a source: use weight")
-        encoder = ChatEncoder(tokenizer, template)
+        encoder = ChatEncoder(tokenizer, template, image_processor)
         self._readers: list[Reader] = []
         self._encoders: list[RowEncoder] = []
         forms = []
         for source in self._sources:
             reader = open_source(source, streaming=True)
-            encode, form = row_encoder(source, reader, encoder, max_length, overlong)
+            encode, form = row_encoder(source, reader, encoder, policy, image_folder)
             self._readers.append(reader)
             self._encoders.append(encode)
             forms.append([str(source.path), source.split, form, source.system, source.weight])
-        self.max_length = max_length
-        self.pack_to_max_length = pack_to_max_length
-        self.max_bad_rows = max_bad_rows
-        self.block_size = block_size
-        self.report = Report()
+        self._split = StreamSplit(split, self._encoders)
+        packing = [pack_to_max_length, max_length, policy.identity(), block_size, max_items]
         self._identity = {
-            "data": fingerprint(forms),
+            "data": fingerprint([forms, str(split), split.part]),
             **encoder.identity(),
-            "packing": fingerprint([pack_to_max_length, max_length, overlong, block_size]),
+            "packing": fingerprint(packing),
         }
 
-    def items(self, seed: int, epoch: int, block: int = 0, number: int = 0) -> Iterator[StreamItem]:
+    def items(
+        self, seed: int, epoch: int, block: int = 0, number: int = 0, is_ahead: bool = False
+    ) -> Iterator[StreamItem]:
         """Yield the items of one pass over the sources, from item ``number`` of ``block`` on.
+
+        Pictures are not opened yet. ``max_items`` plays no part here.
 
         Args:
             seed: of packing and shuffling, together with ``epoch``.
+            is_ahead: read the next block in a thread, while this one is used.
 
         Raises:
             DataError: a source fails, or more rows are bad than ``max_bad_rows``.
         """
-        self.report = Report()
-        rows = itertools.islice(self._rows(), block * self.block_size, None)
-        for current in itertools.count(block):
+        rows, self.report = self._split.rows(self._rows, block == 0)
+        rows = itertools.islice(rows, block * self.block_size, None)
+
+        def read(current: int) -> tuple[list[list[Sample]], Report] | None:
             taken = list(itertools.islice(rows, self.block_size))
-            if not taken:
-                break
-            items = self._block(taken, [seed, epoch, current])
-            for index in range(number if current == block else 0, len(items)):
-                yield StreamItem(current, index, items[index])
+            return self._block(taken, [seed, epoch, current]) if taken else None
+
+        with closing(ahead(read, itertools.count(block), int(is_ahead), depth=1)) as blocks:
+            for current, found in enumerate(blocks, block):
+                if found is None:
+                    break
+                items, report = found
+                self.report.add(report)
+                self.report.check(self.max_bad_rows, is_complete=False)
+                for index in range(number if current == block else 0, len(items)):
+                    yield StreamItem(current, index, items[index])
         self.report.check(self.max_bad_rows)
         if not self.report.kept and not block:
-            raise DataError(f"the stream is empty: {self.report.rows} rows read, none is usable")
+            raise DataError(f"the stream is empty: no usable row\n{self.report}")
+
+    def open(self, item: StreamItem, seed: int) -> list[Sample]:
+        """Return the samples of an item with their pictures opened.
+
+        Args:
+            seed: as ``IndexedDataset.item``'s.
+
+        Raises:
+            DataError: a picture cannot be read any more.
+        """
+        if self._opener is None:
+            return item.samples
+        return [
+            self._opener.open(sample, item_seed(seed, 0, place)) if sample.images else sample
+            for place, sample in enumerate(item.samples)
+        ]
 
     def collate(self, items: list[list[Sample]]) -> Batch:
-        """Join items into one flat row."""
-        return collate([sample for item in items for sample in item])
+        """Join items, opened, into one flat row."""
+        return collate([sample for item in items for sample in item], self._opener)
 
     def stand_in(self, item: list[Sample]) -> Batch:
-        """Return an item without anything to train."""
-        return stand_in(item)
+        """Return an item, opened, without anything to train."""
+        return stand_in(item, self._opener)
 
     def identity(self) -> dict[str, str]:
         """Fingerprints; ``data`` names the sources, whose bytes cannot be known beforehand."""
         return dict(self._identity)
 
-    def _block(self, rows: list[tuple[int, Row]], seed: list[int]) -> list[list[Sample]]:
+    def _block(
+        self, rows: list[tuple[int, Row]], seed: list[int]
+    ) -> tuple[list[list[Sample]], Report]:
         samples: list[Sample] = []
+        report = Report()
         for index, encode in enumerate(self._encoders):
             encoded = encode([row for source, row in rows if source == index])
-            self.report.add(encoded.report)
+            report.add(encoded.report)
             samples += encoded.samples
-        self.report.check(self.max_bad_rows, is_complete=False)
         random = np.random.default_rng(seed)
         if self.pack_to_max_length and samples:
             lengths = np.array([len(s.ids) for s in samples])
-            packs = best_fit(lengths, self.max_length, len(samples), int(random.integers(2**31)))
+            tiles = np.array([s.tiles for s in samples]) if self.max_tiles is not None else None
+            seed_of_packs = int(random.integers(2**31))
+            packs = best_fit(
+                lengths, self.max_length, len(samples), seed_of_packs, tiles, self.max_tiles
+            )
         else:
             packs = one_each(len(samples))
         order = random.permutation(len(packs)).tolist()
-        return [[samples[i] for i in packs[p].tolist()] for p in order]
+        return [[samples[i] for i in packs[p].tolist()] for p in order], report
 
     def _rows(self) -> Iterator[tuple[int, Row]]:
         """Yield (source, row). With weights the source furthest behind its share comes next."""
@@ -154,73 +220,3 @@ class StreamDataset:
             else:
                 taken[index] += 1 / weight if (weight := weights[index]) else 0
                 yield index, row
-
-
-class StreamLoader:
-    """Windows of micro-batches from a stream; one window is read ahead to know its loss units.
-
-    Args:
-        dataset: the stream.
-        batch_size: items per micro-batch and rank.
-        seed: of packing and shuffling inside the blocks.
-        rank, world_size: this process among all.
-
-    Attributes:
-        iters_per_epoch: None: it is not known before the stream has been read.
-        num_items: as large as can be, for the same reason.
-    """
-
-    iters_per_epoch = None
-    num_items = sys.maxsize
-
-    def __init__(
-        self,
-        dataset: StreamDataset,
-        batch_size: int,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        check_sizes(batch_size, rank, world_size)
-        self.dataset: Any = dataset
-        self.batch_size = batch_size
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-
-    def windows(
-        self, epoch: int, start: int, accumulate: int, hint: dict[str, Any] | None = None
-    ) -> Iterator[Window]:
-        """Yield the windows of ``epoch`` from item position ``start`` on, the last one short.
-
-        Args:
-            hint: of the window before: reopens the stream near ``start``. Without it (or with that
-                of another epoch) the items before ``start`` are read and passed over.
-        """
-        if hint and hint["epoch"] == epoch:
-            items = self.dataset.items(self.seed, epoch, hint["block"], hint["item"])
-        else:
-            items = itertools.islice(self.dataset.items(self.seed, epoch), start, None)
-        step = self.batch_size * self.world_size
-        while taken := list(itertools.islice(items, step * accumulate)):
-            units = sum(int(np.count_nonzero(s.mask)) for item in taken for s in item.samples)
-            stop = start + len(taken)
-            place = {"epoch": epoch, "block": taken[-1].block, "item": taken[-1].number + 1}
-            yield Window(-(-len(taken) // step), start, stop, units, self._cut(taken), place)
-            start = stop
-
-    def batches(self) -> Iterator[Batch]:
-        """Yield this rank's batches of one pass over the stream."""
-        items = self.dataset.items(self.seed, 0)
-        while taken := list(itertools.islice(items, self.batch_size * self.world_size)):
-            yield from self._cut(taken)
-
-    def _cut(self, items: list[StreamItem]) -> Iterator[Batch]:
-        step = self.batch_size * self.world_size
-        for begin in range(0, len(items), step):
-            first = begin + self.rank * self.batch_size
-            mine = items[first : min(first + self.batch_size, begin + step)]
-            if mine:
-                yield self.dataset.collate([item.samples for item in mine])
-            else:
-                yield self.dataset.stand_in(items[begin].samples)

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-_HOMES = {"SupervisedFinetune": "inlay.models.sft"}
-__all__ = ["SupervisedFinetune"]
+_HOMES = {
+    "LLaVAModel": "inlay.models.llava",
+    "SupervisedFinetune": "inlay.models.sft",
+    "VisionFinetune": "inlay.models.vlm",
+    "load_visual_encoder": "inlay.models.vision",
+}
+__all__ = ["LLaVAModel", "SupervisedFinetune", "VisionFinetune", "load_visual_encoder"]
 
 
 def __getattr__(name: str) -> Any:

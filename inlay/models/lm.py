@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +41,7 @@ def load_causal_lm(
     """
     from transformers import AutoModelForCausalLM
 
-    stored = DTYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype
-    kwargs: dict[str, Any] = {"dtype": stored}
+    kwargs: dict[str, Any] = {"dtype": torch_dtype(dtype)}
     if bits:
         kwargs["quantization_config"] = quantization(bits, kwargs["dtype"])
     if offload_folder:
@@ -51,12 +52,24 @@ def load_causal_lm(
         )
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot load a causal language model from '{path}': {error}") from error
-    _keep_weights_as_they_are(model)
+    keep_weights_as_they_are(model)
     if adapter:
         model = load_adapter(model, adapter)
     if not bits and not offload_folder:
         model = model.to(device or default_device())
     return model.eval()
+
+
+def torch_dtype(dtype: str | torch.dtype) -> Any:
+    """The torch dtype of a name (``"bf16"``, ``"bfloat16"``); ``"auto"`` stays.
+
+    Raises:
+        ModelError: no dtype of that name.
+    """
+    found = DTYPES.get(dtype, getattr(torch, dtype, None)) if isinstance(dtype, str) else dtype
+    if found != "auto" and not isinstance(found, torch.dtype):
+        raise ModelError(f"dtype must be one of {', '.join(DTYPES)}, got '{dtype}'")
+    return found
 
 
 def default_device() -> str:
@@ -94,7 +107,7 @@ def apply_lora(llm: Any, lora: Any) -> Any:
 
     if getattr(llm, "is_quantized", False):
         llm = prepare_model_for_kbit_training(llm, use_gradient_checkpointing=False)
-        _keep_weights_as_they_are(llm)
+        keep_weights_as_they_are(llm)
     try:
         return get_peft_model(llm, lora)
     except ValueError as error:
@@ -110,7 +123,30 @@ def apply_lora(llm: Any, lora: Any) -> Any:
         ) from error
 
 
-def _keep_weights_as_they_are(llm: nn.Module) -> None:
+def recompute_activations(model: Any) -> None:
+    """Switch activation checkpointing on, by the name that this transformers release has for it."""
+    name = "activation_checkpointing_enable"
+    enable = getattr(model, name if hasattr(model, name) else "gradient_checkpointing_enable")
+    enable({"use_reentrant": False})
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside, the earlier mode of ``model`` afterwards."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def without_adapter(model: Any) -> Any:
+    """The transformers model inside a peft model, adapters in place, or the model itself."""
+    return model.get_base_model() if hasattr(model, "peft_config") else model
+
+
+def keep_weights_as_they_are(llm: nn.Module) -> None:
     """Stop bitsandbytes from repacking 4-bit weights on a CPU at the first evaluation.
 
     The repacked ones are rounded differently: a run that validates would train on another base

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from inlay.core.types import IGNORE_INDEX, StepOutput
+from inlay.core.types import StepOutput
 from inlay.models.attention import NAME, document_mask
-from inlay.models.lm import apply_lora
+from inlay.models.lm import apply_lora, evaluating, recompute_activations
+from inlay.models.loss import next_token_loss
 
 
 class SupervisedFinetune(nn.Module):
@@ -31,7 +31,7 @@ class SupervisedFinetune(nn.Module):
         llm.set_attn_implementation(NAME)
         self.llm = apply_lora(llm, lora) if lora is not None else llm
         if use_activation_checkpointing:
-            _recompute_activations(self.llm)
+            recompute_activations(self.llm)
 
     @property
     def device(self) -> torch.device:
@@ -57,25 +57,18 @@ class SupervisedFinetune(nn.Module):
                 them, which on a GPU waits for the device.
             longest_document: length of the longest document, in tokens; saves the same wait.
         """
-        targets = labels[0, 1:]
-        trained = trained_positions
-        if trained is None:
-            trained = (targets != IGNORE_INDEX).nonzero(as_tuple=True)[0]
-        # Position t predicts token t + 1. Logits are computed at trained positions only; a batch
-        # without any (a stand-in) still runs the whole model, so that ranks stay in step.
-        keep = trained if len(trained) else trained.new_zeros(1)
-        logits = self.llm(
-            input_ids=input_ids,
-            position_ids=position_ids,
-            attention_mask=document_mask(doc_starts),
-            use_cache=False,
-            logits_to_keep=keep,
-            longest_document=longest_document,
-        ).logits[0]
-        if not len(trained):
-            return StepOutput(logits.float().sum() * 0.0, 0)
-        loss_sum = F.cross_entropy(logits.float(), targets[trained], reduction="sum")
-        return StepOutput(loss_sum, len(trained))
+
+        def logits_at(positions: torch.Tensor) -> torch.Tensor:
+            return self.llm(
+                input_ids=input_ids,
+                position_ids=position_ids,
+                attention_mask=document_mask(doc_starts),
+                use_cache=False,
+                logits_to_keep=positions,
+                longest_document=longest_document,
+            ).logits[0]
+
+        return next_token_loss(logits_at, labels, trained_positions)
 
     @torch.no_grad()
     def generate(self, input_ids: torch.Tensor, **kwargs: Any) -> torch.Tensor:
@@ -88,19 +81,8 @@ class SupervisedFinetune(nn.Module):
         Returns:
             int64 ``[1, N + M]``, prompt and answer.
         """
-        was_training = self.training
-        self.eval()
-        try:
+        with evaluating(self):
             ids = input_ids.to(self.device)
             return self.llm.generate(
                 input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True, **kwargs
             )
-        finally:
-            self.train(was_training)
-
-
-def _recompute_activations(llm: Any) -> None:
-    """Switch activation checkpointing on, by the name that this transformers release has for it."""
-    name = "activation_checkpointing_enable"
-    enable = getattr(llm, name if hasattr(llm, name) else "gradient_checkpointing_enable")
-    enable({"use_reentrant": False})

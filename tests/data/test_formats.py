@@ -197,8 +197,8 @@ def test_openai_bare_list_parts_and_loss():
     ]
     expected = [Message("user", "Q1"), Message("assistant", "A1", False)]
     assert FORMATS["openai"](row).messages == expected
-    with pytest.raises(DataError, match="not text: image_url"):
-        FORMATS["openai"]([{"role": "user", "content": [{"type": "image_url"}]}])
+    with pytest.raises(DataError, match=r"message 0 has a part .* nor picture: audio"):
+        FORMATS["openai"]([{"role": "user", "content": [{"type": "audio"}]}])
     with pytest.raises(DataError, match="Did you mean 'user'"):
         FORMATS["openai"]([{"role": "uesr", "content": "Q"}])
 

@@ -136,3 +136,16 @@ def test_bad_arguments():
         WindowLoader(Numbers(1), 0)
     with pytest.raises(ConfigError, match="rank"):
         WindowLoader(Numbers(1), 1, rank=1)
+
+
+def test_workers_end_with_their_loader():
+    """At once: torch waits five seconds for each one that was not told to."""
+    import gc
+    import time
+
+    loader = WindowLoader(Numbers(17), 2, num_workers=2)
+    assert len(drawn(loader)) == 9
+    start = time.monotonic()
+    del loader
+    gc.collect()
+    assert time.monotonic() - start < 4

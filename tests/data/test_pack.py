@@ -47,3 +47,63 @@ def test_bad_lengths_and_none():
         best_fit(np.array([5]), 4)
     assert len(best_fit(np.array([], int), 4)) == 0
     assert one_each(3).sums(np.array([4, 5, 6])).tolist() == [4, 5, 6]
+
+
+def tiled(count, seed=0, most=4096):
+    """Lognormal texts; seven in ten samples have a picture of 1 to 17 tiles of 64 tokens."""
+    random = np.random.default_rng(seed)
+    sizes = np.array([0, 1, 3, 5, 10, 17])
+    tiles = random.choice(sizes, count, p=[0.3, 0.25, 0.15, 0.15, 0.1, 0.05])
+    return np.clip(random.lognormal(5.3, 1.0, count).astype(int), 8, 2500) + 64 * tiles, tiles
+
+
+@pytest.mark.parametrize("window", [1, 64, 10_000])
+@pytest.mark.parametrize("max_tiles", [17, 24, 1000])
+def test_tiles_are_a_second_bound(window, max_tiles):
+    lengths, tiles = tiled(3000)
+    packs = best_fit(lengths, 4096, window, 0, tiles, max_tiles)
+    assert sorted(packs.order.tolist()) == list(range(3000))
+    assert packs.sums(lengths).max() <= 4096
+    assert packs.sums(tiles).max() <= max_tiles
+    again = best_fit(lengths, 4096, window, 0, tiles, max_tiles)
+    assert np.array_equal(packs.order, again.order)
+    assert np.array_equal(packs.offsets, again.offsets)
+
+
+@pytest.mark.parametrize("max_tiles", [18, 20, 30, 40, 64])
+@pytest.mark.parametrize("window", [64, 10_000])
+def test_utilisation_with_tiles(window, max_tiles):
+    lengths, tiles = tiled(30_000)
+    packs = best_fit(lengths, 4096, window, 0, tiles, max_tiles)
+    bound = max(math.ceil(lengths.sum() / 4096), math.ceil(tiles.sum() / max_tiles))
+    assert bound / len(packs) >= 0.99
+
+
+def test_utilisation_where_tokens_and_tiles_are_equally_scarce():
+    """Every pack would have to be full of both: the bound is out of reach, but not far."""
+    lengths, tiles = tiled(30_000)
+    packs = best_fit(lengths, 4096, 64, 0, tiles, 25)
+    bounds = math.ceil(lengths.sum() / 4096), math.ceil(tiles.sum() / 25)
+    assert min(bounds) / max(bounds) > 0.97
+    assert max(bounds) / len(packs) >= 0.97
+
+
+def test_without_tiles_nothing_changes():
+    lengths = lognormal(3000)
+    plain = best_fit(lengths, 4096, 500, 7)
+    for tiles, most in ((None, 3), (np.zeros(3000, int), 3), (np.ones(3000, int), None)):
+        packs = best_fit(lengths, 4096, 500, 7, tiles, most)
+        assert np.array_equal(packs.order, plain.order)
+        assert np.array_equal(packs.offsets, plain.offsets)
+
+
+def test_perfect_fits_with_tiles_are_found():
+    """Five packs of 10 tokens and 4 tiles: samples that fill both, two by two."""
+    lengths = np.array([9, 1, 6, 4, 5, 5, 8, 2, 7, 3])
+    tiles = np.array([1, 3, 3, 1, 4, 0, 2, 2, 3, 1])
+    assert len(best_fit(lengths, 10, 10, 0, tiles, 4)) == 5
+
+
+def test_bad_tiles():
+    with pytest.raises(ValueError, match=r"tiles must be in \[0, 3\]"):
+        best_fit(np.array([5, 5]), 10, tiles=np.array([1, 4]), max_tiles=3)

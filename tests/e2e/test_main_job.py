@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from processes import check_equal_after_resume, inlay, records, train_killed_and_resumed
 
 CONFIG = """
 from peft import LoraConfig
@@ -78,49 +73,6 @@ default_hooks = dict(
 randomness = dict(seed=0)
 """
 LORA = 'dict(type=LoraConfig, r=8, lora_dropout=0.1, target_modules="all-linear")'
-EXACT = ("iter", "update", "epoch", "loss", "lr", "grad_norm", "tokens", "samples")
-
-
-def inlay(*words: str, cwd: Path, **kwargs: Any) -> subprocess.CompletedProcess[str]:
-    """Run the command line as a user does."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "INLAY_CACHE": str(cwd / "cache")}
-    return subprocess.run(
-        [sys.executable, "-m", "inlay", *words],
-        cwd=cwd, env=env, capture_output=True, text=True, timeout=600, **kwargs,
-    )  # fmt: skip
-
-
-def records(work_dir: Path) -> list[dict[str, Any]]:
-    """All records of a work dir, start after start."""
-    files = sorted(work_dir.glob("*/vis_data/scalars.json"))
-    return [json.loads(line) for f in files for line in f.read_text().splitlines()]
-
-
-def train_killed_and_resumed(cwd: Path, work_dir: str, kills: int, draw: random.Random) -> None:
-    """Train, with ``kills`` SIGKILLs at random moments after the first checkpoint."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "INLAY_CACHE": str(cwd / "cache")}
-    command = [sys.executable, "-m", "inlay", "train", "run.py", "--work-dir", work_dir, "--resume"]
-    for _ in range(kills):
-        child = subprocess.Popen(command, cwd=cwd, env=env, stderr=subprocess.DEVNULL)
-        started = len(records(cwd / work_dir))
-        wanted = started + draw.randrange(8, 16)
-        while child.poll() is None and len(records(cwd / work_dir)) < wanted:
-            time.sleep(0.05)
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    assert "Auto resumed from the latest checkpoint" in done.stderr
-
-
-def check_equal_after_resume(whole: list[dict[str, Any]], parts: list[dict[str, Any]]) -> None:
-    """Every record of the interrupted run, repeated iterations too, equals the whole run's."""
-    reference = {r["iter"]: {k: r[k] for k in EXACT} for r in whole if "loss" in r}
-    trained = [r for r in parts if "loss" in r]
-    assert len(trained) >= len(reference)
-    for record in trained:
-        assert {k: record[k] for k in EXACT} == reference[record["iter"]]
-    assert {r["iter"] for r in trained} == set(reference)
 
 
 def journey(tmp_path: Path, model: Path, data: Path, lora: bool, drop: float, iters: int) -> None:
@@ -133,7 +85,7 @@ def journey(tmp_path: Path, model: Path, data: Path, lora: bool, drop: float, it
     held_out = [r["val/loss"] for r in rows if "val/loss" in r]
     print(f"held-out loss {held_out[0]:.3f} -> {held_out[-1]:.3f} nats")
     assert held_out[-1] < held_out[0] - drop
-    train_killed_and_resumed(tmp_path, "killed", 2, random.Random(0))
+    train_killed_and_resumed(tmp_path, ["run.py"], "killed", 2, random.Random(0))
     check_equal_after_resume(rows, records(tmp_path / "killed"))
     weights = [tmp_path / w / f"iter_{iters}" / "model.safetensors" for w in ("whole", "killed")]
     assert weights[0].read_bytes() == weights[1].read_bytes()

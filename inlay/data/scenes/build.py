@@ -1,0 +1,191 @@
+"""Scenes as data sets: which combinations a split shows, rows, files.
+
+A row is in LLaVA's layout, with what was drawn beside it: ``caption``, its ``phrases``, and the
+``objects`` with boxes and exact masks in COCO's run lengths.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from inlay.core.errors import ConfigError, did_you_mean
+from inlay.data.scenes.draw import COLOURS, NEW_SHAPE, SHAPES, SIZE, Scene, draw, mask, random_scene
+from inlay.data.scenes.language import (
+    CAPTION_REQUEST,
+    HELD_OUT_PAIRS,
+    LAYOUT_REQUEST,
+    PAIRS,
+    Pair,
+    Question,
+    caption,
+    layout,
+    questions,
+    shows_held_out_relation,
+)
+
+SPLITS = ("train", "seen", "pairs", "relations", "twist", "twist_test")
+"""``train`` and ``seen`` hold no held-out combination; every scene of ``pairs`` shows a held-out
+pair, every scene of ``relations`` a held-out relation of pairs that are not. A scene of ``twist``
+shows a ``NEW_SHAPE``, one of ``twist_test`` shows it in the colour that ``twist`` holds out."""
+TEST_SPLITS = ("seen", "pairs", "relations")
+
+_SHOWN = tuple(pair for pair in PAIRS if pair not in HELD_OUT_PAIRS)
+_NEW = tuple((colour, NEW_SHAPE) for colour in COLOURS)
+_COUNTS = (1, 2, 3, 3, 4, 4)
+_LAYOUT_SHARE = 0.3
+_CAPTION_SHARE = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A scene and what is asked about it; every question of a test split but ``count`` is about a
+    held-out combination (``seen``: none is)."""
+
+    scene: Scene
+    questions: list[Question]
+
+
+def example(split: str, seed: int, index: int) -> Example:
+    """Return number ``index`` of a split: the same arguments, the same scene and questions.
+
+    Raises:
+        ConfigError: there is no such split.
+    """
+    if split not in SPLITS:
+        raise ConfigError(
+            f"there is no split '{split}'.{did_you_mean(split, SPLITS)} Known: {', '.join(SPLITS)}."
+        )
+    rng = random.Random(f"{split}/{seed}/{index}")
+    scene = _scene(rng, split)
+    shapes = (*SHAPES, NEW_SHAPE) if split.startswith("twist") else SHAPES
+    asked = questions(scene, rng, shapes)
+    if split in ("train", "seen", "twist"):
+        return Example(scene, [q for q in asked if not q.held_out])
+    return Example(scene, [q for q in asked if q.held_out or q.kind == "count"])
+
+
+def _scene(rng: random.Random, split: str) -> Scene:
+    count = rng.choice(_COUNTS[1:] if split == "relations" else _COUNTS)
+    while True:
+        pairs = _pairs(rng, count)
+        if split == "pairs":
+            pairs[0] = rng.choice(sorted(p for p in HELD_OUT_PAIRS if p in PAIRS))
+        elif split.startswith("twist"):
+            held_out = split == "twist_test"
+            pairs[0] = rng.choice([p for p in _NEW if (p in HELD_OUT_PAIRS) == held_out])
+        scene = random_scene(rng, pairs)
+        if split == "pairs" or shows_held_out_relation(scene) == (split == "relations"):
+            return scene
+
+
+def _pairs(rng: random.Random, count: int) -> list[Pair]:
+    """Pairs by lot; nearly half share colour, shape or both with one before them, so that neither
+    alone tells two things apart."""
+    chosen: list[Pair] = []
+    while len(chosen) < count:
+        pool = _SHOWN
+        if chosen and rng.random() < 0.45:
+            colour, shape = rng.choice(chosen)
+            same = rng.choice(("colour", "shape", "shape", "both"))
+            pool = tuple(
+                p
+                for p in _SHOWN
+                if (p[0] == colour or same == "shape") and (p[1] == shape or same == "colour")
+            )
+        chosen.append(rng.choice(pool))
+    return chosen
+
+
+def row(split: str, seed: int, index: int) -> tuple[dict[str, Any], Scene]:
+    """Return an example as a row of a data set, and its scene.
+
+    A row asks for the caption, or for the layout, or one question after the other.
+    """
+    made = example(split, seed, index)
+    text, phrases = caption(made.scene)
+    turns = [(q.text, q.answer) for q in made.questions]
+    lot = random.Random(f"{split}/{seed}/{index}/turns").random()
+    if lot < _LAYOUT_SHARE:
+        turns = [(LAYOUT_REQUEST, layout(made.scene))]
+    elif lot < _LAYOUT_SHARE + _CAPTION_SHARE or not turns:
+        turns = [(CAPTION_REQUEST, text)]
+    spoken = []
+    for number, (question, answer) in enumerate(turns):
+        value = question if number else f"<image>\n{question}"
+        spoken += [{"from": "human", "value": value}, {"from": "gpt", "value": answer}]
+    name = f"{split}_{index:06d}"
+    found = {
+        "id": name,
+        "image": f"{name}.png",
+        "width": SIZE,
+        "height": SIZE,
+        "conversations": spoken,
+        "caption": text,
+        "phrases": [
+            {"text": text[p.start : p.end], "start": p.start, "end": p.end, "object": p.thing}
+            for p in phrases
+        ],
+        "objects": [_object(thing) for thing in made.scene.things],
+    }
+    return found, made.scene
+
+
+def _object(thing: Any) -> dict[str, Any]:
+    pixels = mask(thing)
+    ys, xs = (np.flatnonzero(pixels.any(axis=axis)) for axis in (1, 0))
+    left, top = int(xs[0]), int(ys[0])
+    return {
+        "colour": thing.colour,
+        "shape": thing.shape,
+        "bbox": [left, top, int(xs[-1]) - left + 1, int(ys[-1]) - top + 1],
+        "segmentation": run_lengths(pixels),
+    }
+
+
+def run_lengths(pixels: np.ndarray) -> dict[str, list[int]]:
+    """Return a mask in COCO's uncompressed run lengths.
+
+    Args:
+        pixels: bool ``[H, W]``.
+
+    Returns:
+        ``size`` ``[H, W]`` and ``counts``: lengths of runs of False and True in turn, beginning
+        with False (perhaps 0), column by column (COCO's ``mask.py``).
+    """
+    flat = pixels.ravel(order="F").tolist()
+    counts = [len(list(run)) for _, run in groupby(flat)]
+    return {"size": list(pixels.shape), "counts": [0, *counts] if flat[0] else counts}
+
+
+def write(folder: Path, split: str, count: int, seed: int) -> Path:
+    """Write ``<split>.jsonl``, and its pictures as PNG files in ``images/``.
+
+    Args:
+        folder: made if need be.
+        count: rows.
+
+    Returns:
+        The path of the rows.
+    """
+    pictures = folder / "images"
+    pictures.mkdir(parents=True, exist_ok=True)
+    rows = folder / f"{split}.jsonl"
+    with open(rows, "w", encoding="utf-8") as lines:
+        for found in _written(pictures, split, count, seed):
+            lines.write(json.dumps(found) + "\n")
+    return rows
+
+
+def _written(pictures: Path, split: str, count: int, seed: int) -> Iterator[dict[str, Any]]:
+    for index in range(count):
+        found, scene = row(split, seed, index)
+        draw(scene).save(pictures / found["image"])
+        yield found

@@ -1,0 +1,1 @@
+"""Pictures: files, and the processors that turn them into tokens and pixels."""

@@ -1,0 +1,90 @@
+"""Weights of an earlier stage, such as the projector that a pretraining run has trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from inlay.core.errors import ModelError, did_you_mean
+
+EXPECTED = (
+    "expected a checkpoint folder of Inlay (iter_N), a projector/ folder of exported parts, or a "
+    ".safetensors file"
+)
+PARTS = ("projector.", "llm.", "visual_encoder.")
+
+
+def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
+    """Return the weights at ``path`` by the names that they have in a ``LLaVAModel``.
+
+    Args:
+        path: a checkpoint folder, a work folder (its last checkpoint), a folder of exported parts
+            or its ``projector/``, or a ``.safetensors`` file. ``iter_300.pth`` stands for the
+            folder ``iter_300``.
+
+    Raises:
+        ModelError: nothing of that kind is there.
+    """
+    file = _weights_file(Path(path))
+    try:
+        tensors = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"pretrained_pth: {file} is damaged: {error}") from error
+    # A projector folder holds its own names, without that of the part.
+    own = any(name.startswith(PARTS) for name in tensors)
+    return tensors if own else {f"projector.{name}": t for name, t in tensors.items()}
+
+
+def _weights_file(path: Path) -> Path:
+    if path.suffix == ".pth" and path.with_suffix("").is_dir():
+        path = path.with_suffix("")
+    if path.is_file():
+        if path.suffix != ".safetensors":
+            kind = path.suffix or "plain"
+            raise ModelError(f"pretrained_pth '{path}' is a {kind} file: {EXPECTED}")
+        return path
+    pointer = path / "last_checkpoint"
+    if pointer.is_file():
+        path = path / pointer.read_text(encoding="utf-8").strip()
+    for folder in (path / "projector", path):
+        if (folder / "model.safetensors").is_file():
+            return folder / "model.safetensors"
+    found = "holds no model.safetensors" if path.is_dir() else "does not exist"
+    raise ModelError(f"pretrained_pth '{path}' {found}: {EXPECTED}")
+
+
+def load_matching(
+    model: nn.Module, tensors: dict[str, torch.Tensor], source: str
+) -> dict[str, torch.Tensor]:
+    """Copy the tensors whose names ``model`` has, and return the others.
+
+    Raises:
+        ModelError: another shape.
+    """
+    targets = model.state_dict()
+    for name, tensor in tensors.items():
+        if name in targets and targets[name].shape != tensor.shape:
+            raise ModelError(
+                f"pretrained_pth '{source}': '{name}' has shape {list(tensor.shape)}, this model "
+                f"has {list(targets[name].shape)}. Use the same backbones and the same projector "
+                "as that run."
+            )
+    with torch.no_grad():
+        for name in tensors.keys() & targets.keys():
+            targets[name].copy_(tensors[name])
+    return {name: t for name, t in tensors.items() if name not in targets}
+
+
+def refuse_unmatched(model: nn.Module, left: dict[str, torch.Tensor], source: str) -> None:
+    """Raise a ``ModelError`` that names the weights which this model has no place for."""
+    if left:
+        names = sorted(left)
+        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        raise ModelError(
+            f"pretrained_pth '{source}' holds {len(names)} weights that this model has no place "
+            f"for: {shown}.{did_you_mean(names[0], model.state_dict())}"
+        )

@@ -1,0 +1,55 @@
+# ruff: noqa: F821 (a part of a config: its names are assigned by the other parts)
+"""PART 2: LoRA on a language model in 4 bits and on the vision encoder; the projector learns."""
+
+import torch
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+from inlay.models import LLaVAModel, load_visual_encoder
+
+_base_ = ["tokenizer_llava.py"]
+
+#######################################################################
+#             PART 2  Model & Tokenizer & Image Processor             #
+#######################################################################
+model = dict(
+    type=LLaVAModel,
+    freeze_llm=True,
+    freeze_visual_encoder=True,
+    pretrained_pth=pretrained_pth,
+    tokenizer=tokenizer,
+    llm=dict(
+        type=AutoModelForCausalLM.from_pretrained,
+        pretrained_model_name_or_path=llm_name_or_path,
+        dtype=torch.bfloat16,
+        quantization_config=dict(
+            type=BitsAndBytesConfig,
+            load_in_4bit=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_quant_type="nf4",
+        ),
+    ),
+    llm_lora=dict(
+        type=LoraConfig,
+        r=512,
+        lora_alpha=256,
+        lora_dropout=0.05,
+        bias="none",
+        task_type="CAUSAL_LM",
+        target_modules="all-linear",
+    ),
+    visual_encoder=dict(
+        type=load_visual_encoder,
+        pretrained_model_name_or_path=visual_encoder_name_or_path,
+        dtype=torch.bfloat16,
+    ),
+    visual_encoder_lora=dict(
+        type=LoraConfig,
+        r=64,
+        lora_alpha=16,
+        lora_dropout=0.05,
+        bias="none",
+        target_modules="all-linear",
+    ),
+)

@@ -1,0 +1,40 @@
+# ruff: noqa: F821 (a part of a config: its names are assigned by the other parts)
+"""PART 2: LoRA on a model in 4 bits (QLoRA: nf4, double quantisation)."""
+
+import torch
+from peft import LoraConfig
+from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
+
+from inlay.models import VisionFinetune
+
+_base_ = ["tokenizer_vlm.py"]
+
+#######################################################################
+#             PART 2  Model & Tokenizer & Image Processor             #
+#######################################################################
+model = dict(
+    type=VisionFinetune,
+    freeze=freeze,
+    use_activation_checkpointing=True,
+    vlm=dict(
+        type=AutoModelForImageTextToText.from_pretrained,
+        pretrained_model_name_or_path=pretrained_model_name_or_path,
+        dtype=torch.bfloat16,
+        quantization_config=dict(
+            type=BitsAndBytesConfig,
+            load_in_4bit=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_quant_type="nf4",
+        ),
+    ),
+    lora=dict(
+        type=LoraConfig,
+        r=64,
+        lora_alpha=16,
+        lora_dropout=0.1,
+        bias="none",
+        task_type="CAUSAL_LM",
+        target_modules="all-linear",
+    ),
+)

@@ -1,0 +1,11 @@
+"""SmolVLM-500M: LoRA, the user's own conversations about pictures."""
+
+_base_ = [
+    "../_base/settings_vlm.py",
+    "../_base/model_vlm_lora.py",
+    "../_base/data_images.py",
+    "../_base/optim.py",
+    "../_base/runtime_images.py",
+]
+
+pretrained_model_name_or_path = "HuggingFaceTB/SmolVLM-500M-Instruct"

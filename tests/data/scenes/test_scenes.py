@@ -1,0 +1,252 @@
+"""Drawn scenes: every word and every mask is held against the pixels, not against the drawing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from inlay.core.errors import ConfigError
+from inlay.data.scenes.build import SPLITS, example, row, run_lengths, write
+from inlay.data.scenes.draw import COLOURS, NEW_SHAPE, SHAPES, SIZE, draw, mask
+from inlay.data.scenes.language import (
+    CAPTION_REQUEST,
+    HELD_OUT_PAIRS,
+    LAYOUT_REQUEST,
+    facts,
+    held_out_relation,
+)
+
+WORDS = ["zero", "one", "two", "three", "four"]
+PLURALS = {shape + ("es" if shape == "cross" else "s"): shape for shape in (*SHAPES, NEW_SHAPE)}
+
+
+def decode(segmentation: dict[str, list[int]]) -> np.ndarray:
+    """COCO's run lengths to a mask: runs of 0 and 1 in turn, column by column."""
+    height, width = segmentation["size"]
+    flat = np.zeros(height * width, bool)
+    at = 0
+    for number, length in enumerate(segmentation["counts"]):
+        flat[at : at + length] = number % 2 == 1
+        at += length
+    assert at == height * width
+    return flat.reshape(width, height).T
+
+
+def test_a_seed_gives_the_same_scenes_and_another_seed_others() -> None:
+    def pixels(seed: int) -> str:
+        images = (draw(example("train", seed, index).scene).tobytes() for index in range(8))
+        return hashlib.sha256(b"".join(images)).hexdigest()
+
+    assert pixels(1) == pixels(1) != pixels(2)
+    assert row("seen", 3, 4)[0] == row("seen", 3, 4)[0] != row("train", 3, 4)[0]
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_masks_are_the_pixels_that_were_drawn(split: str) -> None:
+    for index in range(60):
+        found, scene = row(split, 0, index)
+        picture = np.asarray(draw(scene), np.int16)
+        assert picture.shape == (SIZE, SIZE, 3)
+        covered = np.zeros((SIZE, SIZE), int)
+        for thing in found["objects"]:
+            inside = decode(thing["segmentation"])
+            covered += inside
+            distance = np.abs(picture - np.array(COLOURS[thing["colour"]])).max(axis=2)
+            assert np.median(distance[inside]) <= 12, "the jitter of a colour"
+            assert nearest(np.median(picture[inside], axis=0)) == thing["colour"]
+            x, y, width, height = thing["bbox"]
+            box = np.zeros_like(inside)
+            box[y : y + height, x : x + width] = True
+            assert not (inside & ~box).any()
+            assert inside.any(axis=0).sum() == width and inside.any(axis=1).sum() == height
+        assert covered.max() == 1, "two objects overlap"
+        # Without the things' pixels and their seams the picture is grey.
+        spread = np.ptp(picture[~grown(covered > 0)].astype(int), axis=1)
+        assert spread.max() <= 40
+
+
+def nearest(rgb: np.ndarray) -> str:
+    return min(COLOURS, key=lambda c: float(np.abs(rgb - np.array(COLOURS[c])).sum()))
+
+
+def grown(inside: np.ndarray) -> np.ndarray:
+    wide = np.pad(inside, 1)
+    shifts = [(a, b) for a in (0, 1, 2) for b in (0, 1, 2)]
+    return np.any([wide[a : a + SIZE, b : b + SIZE] for a, b in shifts], axis=0)
+
+
+def test_shapes_look_as_they_are_called() -> None:
+    """Share of the bounding circle that a shape covers, and its centre, by geometry."""
+    star = 10 * 0.5 * 0.42 * np.sin(np.pi / 5)
+    cross = 2 * (2 * 0.32) * (2 * np.sqrt(1 - 0.32**2)) - (2 * 0.32) ** 2
+    ring = np.pi * (1 - 0.55**2)
+    areas = {"circle": np.pi, "square": 2, "triangle": 3 * np.sqrt(3) / 4, "star": star}
+    areas |= {"cross": cross, "ring": ring}
+    seen: set[str] = set()
+    for index in range(40):
+        for thing in example("train", 5, index).scene.things:
+            seen.add(thing.shape)
+            area = mask(thing).sum() / thing.radius**2
+            assert area == pytest.approx(areas[thing.shape], rel=0.15), thing
+            filled = mask(thing)[round(thing.y), round(thing.x)]
+            assert filled == (thing.shape != "ring")
+    assert seen == set(SHAPES)
+
+
+def test_training_never_shows_or_names_a_held_out_combination() -> None:
+    shown: set[tuple[str, str]] = set()
+    for index in range(1500):
+        made = example("train", 0, index)
+        pairs = {thing.pair for thing in made.scene.things}
+        shown |= pairs
+        assert not pairs & HELD_OUT_PAIRS
+        assert not any(held_out_relation(*fact) for fact in facts(made.scene))
+        said = " ".join(f"{q.text} {q.answer}" for q in made.questions)
+        assert not [p for p in HELD_OUT_PAIRS if f"{p[0]} {p[1]}" in said]
+        assert NEW_SHAPE not in said
+    assert shown == {(c, s) for c in COLOURS for s in SHAPES} - HELD_OUT_PAIRS
+    # Every part of what is held out occurs elsewhere.
+    assert {c for c, _ in shown} == set(COLOURS) and {s for _, s in shown} == set(SHAPES)
+
+
+def test_test_splits_are_about_what_is_held_out() -> None:
+    for index in range(150):
+        pairs = example("pairs", 0, index)
+        assert any(t.pair in HELD_OUT_PAIRS for t in pairs.scene.things)
+        relations = example("relations", 0, index)
+        assert not any(t.pair in HELD_OUT_PAIRS for t in relations.scene.things)
+        assert any(held_out_relation(*fact) for fact in facts(relations.scene))
+        asked = [*pairs.questions, *relations.questions]
+        assert all(q.held_out or q.kind == "count" for q in asked)
+        twist = [t.pair for t in example("twist", 0, index).scene.things]
+        assert any(shape == NEW_SHAPE for _, shape in twist) and ("red", NEW_SHAPE) not in twist
+        assert ("red", NEW_SHAPE) in [t.pair for t in example("twist_test", 0, index).scene.things]
+
+
+def answer(question: str, things: list[dict[str, Any]]) -> str | None:
+    """Answer from what the masks show; None for a question of unknown form."""
+
+    def pick(text: str) -> list[dict[str, Any]]:
+        words = text.split()
+        return [t for t in things if all(w in (t["colour"], t["shape"]) for w in words)]
+
+    def before(one: dict[str, Any], other: dict[str, Any], word: str) -> bool:
+        axis, sign = {"left": (0, 1), "right": (0, -1), "above": (1, 1), "below": (1, -1)}[word]
+        return sign * (other["at"][axis] - one["at"][axis]) > 0
+
+    def name(thing: dict[str, Any]) -> str:
+        article = "an" if thing["colour"] == "orange" else "a"
+        return f"{article} {thing['colour']} {thing['shape']}"
+
+    if found := re.fullmatch(r"what colour is the (\w+)\?", question):
+        (thing,) = pick(found[1])
+        return thing["colour"]
+    if found := re.fullmatch(r"what shape is the (\w+) object\?", question):
+        (thing,) = pick(found[1])
+        return thing["shape"]
+    if found := re.fullmatch(r"how many (?:(\w+) )?(\w+) are there\?", question):
+        words = [w for w in (found[1], PLURALS.get(found[2])) if w]
+        return WORDS[len(pick(" ".join(words)))]
+    if found := re.fullmatch(r"is there an? (\w+ \w+)\?", question):
+        return "yes" if pick(found[1]) else "no"
+    if found := re.fullmatch(r"is the (\w+ \w+) (\w+)(?: of)? the (\w+ \w+)\?", question):
+        (one,), (other,) = pick(found[1]), pick(found[3])
+        return "yes" if before(one, other, found[2]) else "no"
+    if found := re.fullmatch(r"what is (\w+)(?: of)? the (\w+ \w+)\?", question):
+        (here,) = pick(found[2])
+        (there,) = [t for t in things if before(t, here, found[1])]
+        return name(there)
+    return None
+
+
+def test_answers_follow_from_the_masks() -> None:
+    kinds: dict[str, set[str]] = {}
+    for split in SPLITS:
+        for index in range(120):
+            made = example(split, 7, index)
+            found, _ = row(split, 7, index)
+            things = found["objects"]
+            for thing in things:
+                ys, xs = np.nonzero(decode(thing["segmentation"]))
+                thing["at"] = (xs.mean(), ys.mean())
+            for question in made.questions:
+                assert answer(question.text, things) == question.answer, question
+                kinds.setdefault(question.kind, set()).add(question.answer)
+    assert set(kinds) == {"colour", "shape", "count", "exists", "relation", "compare"}
+    assert kinds["exists"] == kinds["compare"] == {"yes", "no"}
+    assert kinds["count"] == set(WORDS)
+    assert kinds["colour"] == set(COLOURS) and kinds["shape"] == {*SHAPES, NEW_SHAPE}
+
+
+def test_a_phrase_of_a_caption_is_its_object() -> None:
+    for index in range(100):
+        found, _ = row("train", 2, index)
+        assert len(found["phrases"]) == len(found["objects"]) <= 4
+        for phrase in found["phrases"]:
+            text = found["caption"][phrase["start"] : phrase["end"]]
+            thing = found["objects"][phrase["object"]]
+            assert text == phrase["text"]
+            assert text.split()[1:] == [thing["colour"], thing["shape"]]
+        left = [t["bbox"][0] + t["bbox"][2] / 2 for t in found["objects"]]
+        order = [p["object"] for p in found["phrases"]]
+        if len(order) != 2:
+            assert order == list(np.argsort(left))
+        elif " left of " in found["caption"]:
+            assert left[order[0]] < left[order[1]]
+        else:
+            top = [t["bbox"][1] + t["bbox"][3] / 2 for t in found["objects"]]
+            assert " above " in found["caption"] and top[order[0]] < top[order[1]]
+
+
+def test_layouts_name_each_thing_in_its_cell() -> None:
+    seen = 0
+    for index in range(200):
+        found, _ = row("train", 4, index)
+        if LAYOUT_REQUEST not in found["conversations"][0]["value"]:
+            continue
+        seen += 1
+        cells = found["conversations"][1]["value"].rstrip(".").split(", ")
+        assert len(cells) == 16
+        for thing in found["objects"]:
+            ys, xs = np.nonzero(decode(thing["segmentation"]))
+            near = {
+                cells[int((ys.mean() + dy) // 24) * 4 + int((xs.mean() + dx) // 24)]
+                for dx in (-2, 2)
+                for dy in (-2, 2)
+            }
+            assert f"{thing['colour']} {thing['shape']}" in near
+        assert len(cells) - cells.count("empty") == len(found["objects"])
+    assert seen > 20
+
+
+def test_files_are_rows_and_pictures(tmp_path: Path) -> None:
+    path = write(tmp_path / "scenes", "seen", 12, 0)
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert [r["id"] for r in rows] == [f"seen_{i:06d}" for i in range(12)]
+    asked = [r["conversations"][0]["value"] for r in rows]
+    assert all(text.count("<image>") == 1 for text in asked)
+    assert any(CAPTION_REQUEST in text for text in asked)
+    for number, found in enumerate(rows):
+        with Image.open(tmp_path / "scenes" / "images" / found["image"]) as picture:
+            assert picture.mode == "RGB" and picture.size == (found["width"], found["height"])
+            again = row("seen", 0, number)
+            assert picture.tobytes() == draw(again[1]).tobytes()
+            assert found == again[0]
+
+
+def test_run_lengths_begin_with_what_is_outside() -> None:
+    whole = np.array([[True, False], [True, True]])
+    assert run_lengths(whole) == {"size": [2, 2], "counts": [0, 2, 1, 1]}
+    assert run_lengths(np.zeros((2, 3), bool)) == {"size": [2, 3], "counts": [6]}
+
+
+def test_an_unknown_split_is_named() -> None:
+    with pytest.raises(ConfigError, match="no split 'pair'"):
+        example("pair", 0, 0)

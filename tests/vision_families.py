@@ -1,0 +1,118 @@
+"""Tiny model folders of HF's vision-language families: real processor classes, little pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import transformers as hf
+
+IMAGE = {"image_token": "<image>"}
+QWEN = {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"}
+SPLIT = {
+    "fake_image_token": "<fake_token_around_image>",
+    "image_token": "<image>",
+    "end_of_utterance_token": "<end_of_utterance>",
+    "global_image_token": "<global-img>",
+    **{f"r{i}c{j}": f"<row_{i}_col_{j}>" for i in range(1, 5) for j in range(1, 5)},
+}
+SQUARE = {"height": 56, "width": 56}
+CROP = {"size": {"shortest_edge": 56}, "crop_size": SQUARE}
+GRIDS = {"image_grid_pinpoints": [[56, 56], [56, 112], [112, 56], [112, 112], [168, 56]]}
+SPLIT_SIZES = {"size": {"longest_edge": 224}, "max_image_size": {"longest_edge": 56}}
+LLAVA = {
+    "patch_size": 14,
+    "vision_feature_select_strategy": "default",
+    "num_additional_image_tokens": 1,
+}
+
+FAMILIES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any], dict[str, str]]] = {
+    # name: processor class, image processor class and settings, text settings, special tokens
+    "qwen2_5_vl": ("Qwen2_5_VLProcessor", "Qwen2VLImageProcessorPil", {}, {}, QWEN),
+    "qwen3_vl": ("Qwen3VLProcessor", "Qwen2VLImageProcessorPil", {"patch_size": 16}, {}, QWEN),
+    "internvl": (
+        "InternVLProcessor",
+        "GotOcr2ImageProcessorPil",
+        {"size": {"height": 28, "width": 28}, "crop_to_patches": True},
+        {"image_seq_length": 4},
+        {
+            "start_image_token": "<img>",
+            "end_image_token": "</img>",
+            "context_image_token": "<IMG_CONTEXT>",
+            "video_token": "<video>",
+        },
+    ),
+    "smolvlm": (
+        "SmolVLMProcessor",
+        "SmolVLMImageProcessorPil",
+        SPLIT_SIZES,
+        {"image_seq_len": 4},
+        SPLIT,
+    ),
+    "idefics3": (
+        "Idefics3Processor",
+        "Idefics3ImageProcessorPil",
+        SPLIT_SIZES,
+        {"image_seq_len": 4},
+        SPLIT,
+    ),
+    "gemma3": (
+        "Gemma3Processor",
+        "Gemma3ImageProcessorPil",
+        {"size": SQUARE},
+        {"image_seq_length": 4},
+        {
+            "image_token": "<image_soft_token>",
+            "boi_token": "<start_of_image>",
+            "eoi_token": "<end_of_image>",
+        },
+    ),
+    "llava": ("LlavaProcessor", "LlavaImageProcessorPil", CROP, LLAVA, IMAGE),
+    "llava_next": (
+        "LlavaNextProcessor",
+        "LlavaNextImageProcessorPil",
+        {**CROP, **GRIDS},
+        LLAVA,
+        IMAGE,
+    ),
+    "llava_onevision": (
+        "LlavaOnevisionProcessor",
+        "LlavaOnevisionImageProcessorPil",
+        {"size": SQUARE, **GRIDS},
+        {"num_image_tokens": 16, "vision_feature_select_strategy": "full"},
+        {**IMAGE, "video_token": "<video>"},
+    ),
+    "deepseek_vl": (
+        "DeepseekVLProcessor",
+        "DeepseekVLImageProcessorPil",
+        {"size": SQUARE},
+        {"num_image_tokens": 16},
+        IMAGE,
+    ),
+    "deepseek_vl_hybrid": (
+        "DeepseekVLHybridProcessor",
+        "DeepseekVLHybridImageProcessorPil",
+        {"size": SQUARE, "high_res_size": {"height": 112, "width": 112}},
+        {"num_image_tokens": 16},
+        IMAGE,
+    ),
+}
+
+WITH_VIDEO = {"qwen2_5_vl", "qwen3_vl", "internvl", "smolvlm", "llava_onevision"}
+"""Families whose processor has a video part, which needs torchvision."""
+
+VIDEO = {"video_processor_type": "AnyVideoProcessor", "fps": 2}
+
+
+def write_family(name: str, tokenizer: Path, folder: Path) -> Path:
+    """Write the files of a family's processor, as a published model has them."""
+    kind, image_kind, image_settings, text_settings, tokens = FAMILIES[name]
+    getattr(hf, image_kind)(**image_settings).save_pretrained(folder)
+    words = hf.AutoTokenizer.from_pretrained(tokenizer, extra_special_tokens=tokens)
+    words.save_pretrained(folder)
+    processor = {"processor_class": kind, **text_settings}
+    (folder / "processor_config.json").write_text(json.dumps(processor))
+    if name in WITH_VIDEO:
+        (folder / "video_preprocessor_config.json").write_text(json.dumps(VIDEO))
+    return folder
