@@ -5,7 +5,7 @@ autocast, AdamW, clipping; reading, tiling, packing and training are all counted
 checkout of github.com/huggingface/nanoVLM; its torchvision, einops and tokenizer calls are given
 what they expect of older releases, its code is not changed. Without ``--peer`` only ours runs.
 
-    python benchmarks/vlm_throughput.py --peer PATH [--updates 12]
+    python benchmarks/vlm_throughput.py --peer PATH [--updates 40]
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NUM_ROWS = 600
 TILE, PATCH, SHUFFLE, MAX_IMAGE = 128, 8, 4, 512
 TILE_TOKENS = (TILE // PATCH // SHUFFLE) ** 2
 SEQ_LENGTH, BATCH = 1024, 2
-# A tile costs the encoder about 3.5 times what its tokens cost the language model, as in nanoVLM-450M
+# A tile costs the encoder 3.5 times what its tokens cost the language model, as in nanoVLM-450M
 # (2 x 86M x 1024 patches against 2 x 360M x 64 tokens).
 WIDTH, LAYERS, HEADS = 192, 4, 4
 VIT_WIDTH, VIT_LAYERS = 96, 3
@@ -338,7 +338,7 @@ def report(name: str, meter: Meter) -> float:
     rate = meter.tokens / meter.seconds
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(
-        f"{name:<34} {rate:>10.0f} tokens, {meter.trained / meter.seconds:>8.0f} trained tokens per "
+        f"{name:<34} {rate:>10.0f} tokens, {meter.trained / meter.seconds:>8.0f} trained per "
         f"CPU-second; {meter.tokens / meter.positions:>6.1%} of the positions are tokens; "
         f"peak so far {peak:,.0f} MB"
     )
@@ -348,7 +348,7 @@ def report(name: str, meter: Meter) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peer", type=Path, help="checkout of nanoVLM")
-    parser.add_argument("--updates", type=int, default=12)
+    parser.add_argument("--updates", type=int, default=40)
     args = parser.parse_args()
     import pyarrow as pa
     import pyarrow.parquet

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,16 @@ QWEN_VL = (
 QWEN_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 
 
-def byte_tokenizer(template: str = CHATML, tokens: tuple[str, ...] = ()) -> Any:
-    """One token for each byte, and the special ones of ChatML."""
+def byte_tokenizer(
+    template: str = CHATML, tokens: tuple[str, ...] = (), merges: Sequence[tuple[str, str]] = ()
+) -> Any:
+    """One token for each byte and each of ``merges``, and the special ones of ChatML."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tok = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    alphabet = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *map("".join, merges)]
+    vocab = {c: i for i, c in enumerate(alphabet)}
+    tok = Tokenizer(models.BPE(vocab=vocab, merges=list(merges)))
     tok.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tok.decoder = decoders.ByteLevel()
     fast = PreTrainedTokenizerFast(
@@ -39,12 +43,19 @@ def byte_tokenizer(template: str = CHATML, tokens: tuple[str, ...] = ()) -> Any:
     return fast
 
 
-def llama(folder: Path, width: int = 64, layers: int = 2) -> Path:
-    """A random Llama with a byte tokenizer."""
+def words_tokenizer(texts: list[str], size: int = 1000) -> Any:
+    """A byte-level BPE tokenizer that has learned ``texts``, with the special tokens of ChatML."""
+    tokenizer = byte_tokenizer().train_new_from_iterator(texts, size)
+    tokenizer.chat_template = CHATML
+    return tokenizer
+
+
+def llama(folder: Path, width: int = 64, layers: int = 2, tokenizer: Any = None) -> Path:
+    """A random Llama, by default with a byte tokenizer."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    tokenizer = byte_tokenizer()
+    tokenizer = tokenizer or byte_tokenizer()
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer),

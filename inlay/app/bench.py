@@ -157,7 +157,11 @@ def measure(opened: Opened, work: Work) -> dict[str, Any]:
 def _answer(model: Any, ids: list[int], inputs: dict[str, Any], length: int) -> dict[str, Any]:
     """Seconds of one answer by part."""
     config = GenerationConfig(
-        max_new_tokens=length, min_new_tokens=length, do_sample=False, pad_token_id=0
+        max_new_tokens=length,
+        min_new_tokens=length,
+        do_sample=False,
+        pad_token_id=0,
+        use_cache=True,
     )
     clock = _TokenClock(model.device)
     with _watched(model) as spent, torch.inference_mode():

@@ -1,4 +1,4 @@
-"""`inlay demo`: the main job on what ships with the package, no network."""
+"""`inlay demo`: the main jobs on what ships with the package, no network."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.panel import Panel
 
 from inlay.app.curve import draw
+from inlay.app.demo_scenes import see
 from inlay.app.respond import respond
 from inlay.app.train import TrainOptions, train
 from inlay.config.load import load_config
@@ -26,13 +27,16 @@ QUESTIONS = (
     "Hello!",
 )
 ANSWER_TOKENS = 80
+EYES = "eyes"
+"""Folder of the second act."""
 
 
 def demo(folder: Path, console: Console) -> int:
-    """Fine-tune ``stories260k`` on the shipped conversations and show what changed.
+    """Fine-tune ``stories260k`` on the shipped conversations and show what changed; then the same
+    with a model that sees.
 
     Args:
-        folder: new; gets the model, the data, the config and the run.
+        folder: new; gets the models, the data, the configs and the runs.
 
     Returns:
         The exit code of the training.
@@ -59,8 +63,8 @@ def demo(folder: Path, console: Console) -> int:
     newest, _ = newest_valid(folder / "run")
     show(console, "after", answers(str(folder / "model"), cfg, newest))
     console.print(summary(folder / "run"))
-    console.print(next_steps(config, folder, newest), soft_wrap=True)
-    return 0
+    console.print(next_steps(config, folder, newest) + "\n", soft_wrap=True)
+    return see(folder / EYES, console)
 
 
 def unpack(folder: Path) -> Path:

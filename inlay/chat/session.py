@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
+from inlay.chat.pictures import Pictures, behind_pictures
 from inlay.chat.stream import TextStream
 from inlay.core.errors import ModelError
-from inlay.core.types import Message
+from inlay.core.types import IMAGE_MARK, ImageProcessor, Message
 from inlay.data.chat import ChatEncoder
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 class ChatSession:
-    """Keeps the history of one conversation and answers in it.
+    """Keeps the history of one conversation, pictures included, and answers in it.
 
     Prompts have the tokens that training saw. A tokenizer without a chat template, and no
     ``template``, means *completion*: each text is continued as it is, on its own, after the
     tokenizer's special tokens (a BOS, where it has one).
 
     Args:
-        model: a causal language model of transformers, or a PEFT model around one.
+        model: a causal language model of transformers, a PEFT model around one, or, for pictures,
+            a model of Inlay with ``llm`` and ``generate``.
         tokenizer: its tokenizer.
         template: a prompt template (its name, or a dict with SYSTEM, INSTRUCTION, ...); None
             takes the tokenizer's own chat template.
@@ -36,9 +41,12 @@ class ChatSession:
         seed: the same seed and the same inputs give the same answers. The process's own random
             state is neither used nor changed.
         on_notice: called with a sentence when the history had to be dropped.
+        image_processor: of a model with eyes.
+        images: RGB pictures that stand before the first text of every conversation.
 
     Raises:
-        ModelError: ``system`` without a template that could carry it.
+        ModelError: ``system`` or ``images`` without a template that could carry it, or ``images``
+            without an image processor.
     """
 
     def __init__(
@@ -56,6 +64,8 @@ class ChatSession:
         max_new_tokens: int = 2048,
         seed: int = 0,
         on_notice: Callable[[str], None] | None = None,
+        image_processor: ImageProcessor | None = None,
+        images: Sequence[Image] = (),
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
@@ -68,14 +78,20 @@ class ChatSession:
         self.seed = seed
         self.on_notice = on_notice
         self.num_replies = 0
+        self.template = template
+        self.first_images = list(images)
+        self.pictures = Pictures(image_processor)
         chats = template is not None or bool(getattr(tokenizer, "chat_template", None))
-        self.encoder = ChatEncoder(tokenizer, template) if chats else None
+        self.encoder = ChatEncoder(tokenizer, template, image_processor) if chats else None
         if system and self.encoder is None:
             raise ModelError(
                 "a system text needs a chat template, and this tokenizer has none. "
                 "Name one with --prompt-template."
             )
-        self.max_positions = _max_positions(model)
+        if images:
+            self._check_pictures()
+        self.llm = getattr(model, "llm", model)
+        self.max_positions = _max_positions(self.llm)
         self.stop_ids, self.stop_words = self._stops(stop_words)
         self.history: list[Message] = []
         self.reset()
@@ -86,22 +102,30 @@ class ChatSession:
         return self.encoder is None
 
     def reset(self) -> None:
-        """Forget the conversation; the system text stays."""
+        """Forget the conversation; the system text and the first pictures stay."""
         self.history = [Message("system", self.system)] if self.system else []
 
-    def reply(self, text: str, on_text: Callable[[str], None] | None = None) -> str:
+    def reply(
+        self,
+        text: str,
+        on_text: Callable[[str], None] | None = None,
+        images: Sequence[Image] = (),
+    ) -> str:
         """Answer ``text`` and remember both.
 
         Args:
             text: what the user says, or in completion mode what to continue (it may be empty).
             on_text: called with each piece of the answer as it comes. Pieces are whole characters
                 and never part of a stop word; joined they are the answer.
+            images: RGB pictures that come with this text.
 
         Raises:
-            ModelError: the text alone is longer than the model's context.
+            ModelError: the text alone is longer than the model's context, or the model cannot see.
             KeyboardInterrupt: passed on; what was said so far is remembered.
         """
-        ids = self._fitting_prompt(text)
+        if images:
+            self._check_pictures()
+        text, ids = self._fitting_prompt(text, list(images))
         context = ids if self.completes else ()
         stream = TextStream(self.tokenizer, self.stop_words, context, on_text)
         try:
@@ -118,26 +142,51 @@ class ChatSession:
     def _remember(self, text: str, answer: str) -> None:
         self.num_replies += 1
         if not self.completes:
+            answer = answer.replace(IMAGE_MARK, "")
             self.history += [Message("user", text), Message("assistant", answer)]
 
-    def _fitting_prompt(self, text: str) -> list[int]:
-        """Prompt tokens that leave room for an answer, without the history if need be."""
-        ids = self._prompt_ids(text)
+    def _fitting_prompt(self, text: str, images: list[Image]) -> tuple[str, list[int]]:
+        """The text behind its pictures, and the prompt's tokens, which leave room for an answer,
+        without the history if need be."""
+        shown, ids = self._prompt(text, images)
         if self.max_positions is None or len(ids) < self.max_positions:
-            return ids
+            return shown, ids
         if any(m.role != "system" for m in self.history):
             self._forget()
-            ids = self._prompt_ids(text)
+            shown, ids = self._prompt(text, images)
         if len(ids) >= self.max_positions:
             raise ModelError(
                 f"the text has {len(ids)} tokens and leaves no room for an answer: the model's "
                 f"context is {self.max_positions} tokens. Shorten the text."
             )
-        return ids
+        return shown, ids
+
+    def _prompt(self, text: str, images: list[Image]) -> tuple[str, list[int]]:
+        # No more than the history shows: those of a prompt that did not fit are dropped.
+        self.pictures.keep(sum(m.content.count(IMAGE_MARK) for m in self.history))
+        text = text.replace(IMAGE_MARK, "")
+        if not any(m.role != "system" for m in self.history):
+            images = self.first_images + images
+        if images:
+            self.pictures.add(images)
+            processor = self.pictures.processor
+            assert processor is not None
+            text = behind_pictures(text, len(images), processor, self.template)
+        return text, self._prompt_ids(text)
+
+    def _check_pictures(self) -> None:
+        if self.pictures.processor is None:
+            raise ModelError("this model reads text only: it cannot be shown a picture")
+        if self.encoder is None:
+            raise ModelError(
+                "a picture needs a chat template, and this tokenizer has none. "
+                "Name one with --prompt-template."
+            )
 
     def _prompt_ids(self, text: str) -> list[int]:
         if self.encoder is not None:
-            return list(self.encoder.prompt_ids([*self.history, Message("user", text)]))
+            messages = [*self.history, Message("user", text)]
+            return list(self.encoder.prompt_ids(messages, self.pictures.plans()))
         ids = list(self.tokenizer(text).input_ids)
         if ids:
             return ids
@@ -153,18 +202,20 @@ class ChatSession:
         was_training = self.model.training
         self.model.eval()
         cuda = [row.device] if row.is_cuda else []
+        watch = _Watch(stream, self.stop_ids)
         try:
             with torch.random.fork_rng(devices=cuda), torch.inference_mode():
                 torch.manual_seed(self.seed + self.num_replies)
-                out = self.model.generate(
+                self.model.generate(
                     input_ids=row,
                     attention_mask=torch.ones_like(row),
                     generation_config=self._generation_config(len(ids)),
-                    stopping_criteria=StoppingCriteriaList([_Watch(stream, self.stop_ids)]),
+                    stopping_criteria=StoppingCriteriaList([watch]),
+                    **self.pictures.inputs(ids),
                 )
         finally:
             self.model.train(was_training)
-        return out.shape[1]
+        return len(ids) + watch.num_tokens
 
     def _generation_config(self, num_prompt: int) -> GenerationConfig:
         room = self.max_positions - num_prompt if self.max_positions else self.max_new_tokens
@@ -185,7 +236,7 @@ class ChatSession:
 
     def _stops(self, words: Sequence[str]) -> tuple[list[int], list[str]]:
         """Stop token ids, and the stop words that are ordinary text."""
-        ids = _as_list(self.model.generation_config.eos_token_id)
+        ids = _as_list(self.llm.generation_config.eos_token_id)
         ids += _as_list(self.tokenizer.eos_token_id)
         texts = list(words)
         if self.encoder is not None:
@@ -210,8 +261,10 @@ class _Watch(StoppingCriteria):
     def __init__(self, stream: TextStream, stop_ids: list[int]) -> None:
         self.stream = stream
         self.stop_ids = set(stop_ids)
+        self.num_tokens = 0
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        self.num_tokens += 1
         token = int(input_ids[0, -1])
         stopped = token not in self.stop_ids and self.stream.push(token)
         return torch.tensor([stopped], device=input_ids.device)

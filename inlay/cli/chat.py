@@ -6,13 +6,18 @@ import argparse
 from typing import Any
 
 NAME = "chat"
-HELP = "chat with a model, an adapter on it, or a pipe on standard input"
+HELP = "chat with a model, about a picture or not: in the terminal, or through a pipe"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("model", help="folder in Hugging Face layout, or hub name")
-    add("--adapter", metavar="DIR", help="PEFT adapter (LoRA) to put on the model")
+    on_top = parser.add_mutually_exclusive_group()
+    on_top.add_argument("--adapter", metavar="DIR", help="PEFT adapter (LoRA) to put on the model")
+    on_top.add_argument("--llava", metavar="DIR", help="LLaVA parts that give the model eyes")
+    add("--visual-encoder", metavar="NAME", help="vision encoder, where --llava has none")
+    add("--visual-select-layer", type=int, metavar="N", help="default: that of --llava, or -2")
+    add("--image", metavar="FILE", help="picture of the first turn: file or http(s) address")
     add("--torch-dtype", choices=("fp16", "bf16", "fp32", "auto"), default="auto")
     add("--bits", type=int, choices=(4, 8), help="quantise with bitsandbytes")
     add("--offload-folder", metavar="DIR", help="folder for weights that do not fit in memory")
@@ -32,23 +37,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    template, system = _template(args.prompt_template), _system(args)
-    _check_sampling(args)
+    template, system = named_template(args.prompt_template), _system(args)
+    check_sampling(args)
 
+    image = _image(args.image)
+
+    from inlay.chat.open import open_model
     from inlay.chat.session import ChatSession
     from inlay.chat.terminal import run_chat
-    from inlay.models.lm import load_causal_lm
 
-    model = load_causal_lm(
+    opened = open_model(
         args.model,
+        adapter=args.adapter,
+        llava=args.llava,
+        visual_encoder=args.visual_encoder,
+        visual_select_layer=args.visual_select_layer,
         dtype=args.torch_dtype,
         bits=args.bits,
-        adapter=args.adapter,
         offload_folder=args.offload_folder,
     )
     session = ChatSession(
-        model,
-        _tokenizer(args.model, args.adapter),
+        opened.model,
+        opened.tokenizer,
         template,
         system,
         args.stop_words,
@@ -58,11 +68,21 @@ def run(args: argparse.Namespace) -> int:
         repetition_penalty=args.repetition_penalty,
         max_new_tokens=args.max_new_tokens,
         seed=args.seed,
+        image_processor=opened.image_processor,
+        images=image,
     )
     return run_chat(session, stream=not args.no_streamer)
 
 
-def _template(name: str | None) -> dict[str, Any] | None:
+def _image(source: str | None) -> list[Any]:
+    """The picture, before any weight is read: a mistake there must not wait for the model."""
+    from inlay.chat.pictures import read_picture
+
+    return [] if source is None else [read_picture(source)]
+
+
+def named_template(name: str | None) -> dict[str, Any] | None:
+    """Look up ``--prompt-template``; None stands for the tokenizer's own."""
     from inlay.data.templates import check_template
 
     return None if name is None else check_template(name)
@@ -83,33 +103,23 @@ def _system(args: argparse.Namespace) -> str | None:
     return fill(SYSTEM_TEMPLATE[name], bot_name=args.bot_name)
 
 
-def _check_sampling(args: argparse.Namespace) -> None:
+def check_sampling(args: argparse.Namespace) -> None:
+    """Hold the sampling options of a command against their ranges.
+
+    Raises:
+        ConfigError: one is outside.
+    """
     from inlay.core.errors import ConfigError
 
     limits = {
-        "temperature": (args.temperature >= 0, "0 or more"),
-        "top_k": (args.top_k >= 0, "0 or more"),
-        "top_p": (0 < args.top_p <= 1, "in (0, 1]"),
-        "repetition_penalty": (args.repetition_penalty > 0, "more than 0"),
-        "max_new_tokens": (args.max_new_tokens > 0, "more than 0"),
+        "temperature": (lambda value: value >= 0, "0 or more"),
+        "top_k": (lambda value: value >= 0, "0 or more"),
+        "top_p": (lambda value: 0 < value <= 1, "in (0, 1]"),
+        "repetition_penalty": (lambda value: value > 0, "more than 0"),
+        "max_new_tokens": (lambda value: value > 0, "more than 0"),
+        "generations": (lambda value: value > 0, "more than 0"),
     }
-    for name, (valid, expected) in limits.items():
-        if not valid:
-            option = name.replace("_", "-")
-            raise ConfigError(f"--{option} must be {expected}, got {getattr(args, name)}")
-
-
-def _tokenizer(model: str, adapter: str | None) -> Any:
-    """The adapter's tokenizer where it has one (it carries the template of its training)."""
-    from pathlib import Path
-
-    from transformers import AutoTokenizer
-
-    from inlay.core.errors import ModelError
-
-    own = adapter is not None and (Path(adapter) / "tokenizer_config.json").is_file()
-    path = adapter if own else model
-    try:
-        return AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"cannot load a tokenizer from '{path}': {error}") from error
+    for name, value in vars(args).items():
+        valid, expected = limits.get(name, (None, ""))
+        if valid is not None and not valid(value):
+            raise ConfigError(f"--{name.replace('_', '-')} must be {expected}, got {value}")

@@ -6,6 +6,7 @@ import argparse
 
 NAME = "convert"
 HELP = "turn checkpoints into Hugging Face folders; merge adapters, split shards, verify exports"
+FORMATS = ("xtuner", "whole", "huggingface", "nanovlm")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,6 +14,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_pth_to_hf(jobs)
     _add_merge(jobs)
     _add_split(jobs)
+    job = jobs.add_parser("llava", help="LlavaForConditionalGeneration -> LLaVA parts")
+    job.add_argument("model", help="folder or hub name")
+    job.add_argument("dir", help="folder to write")
+    job.add_argument("--max-shard-size", default="2GB", help="default 2GB")
+    job.set_defaults(call=_llava)
     job = jobs.add_parser("verify", help="load an export back without inlay and compare logits")
     job.add_argument("dir", help="folder written by `inlay convert`")
     job.add_argument("--base", help="base model of an adapter (default: the one it names)")
@@ -26,6 +32,13 @@ def _add_pth_to_hf(jobs: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     job.add_argument("dir", help="folder to write")
     job.add_argument("--fp32", action="store_true", help="write float32 (default: float16)")
     job.add_argument("--max-shard-size", default="2GB", help="default 2GB")
+    job.add_argument(
+        "--save-format",
+        choices=FORMATS,
+        default="xtuner",
+        help="of a LLaVAModel: the trained parts (xtuner, default), all parts with adapters merged "
+        "(whole), a LlavaForConditionalGeneration (huggingface), or nanoVLM's layout",
+    )
     job.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE")
     job.set_defaults(call=_pth_to_hf)
 
@@ -34,6 +47,7 @@ def _add_merge(jobs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     job = jobs.add_parser("merge", help="fold an adapter into its base model")
     job.add_argument("model", help="base model, not quantised: folder or hub name")
     job.add_argument("adapter", help="PEFT adapter")
+    job.add_argument("--is-clip", action="store_true", help="the model is a vision encoder")
     job.add_argument("dir", help="folder to write")
     job.add_argument("--max-shard-size", default="2GB", help="default 2GB")
     job.add_argument("--device", choices=("cpu", "cuda", "auto"), default="auto")
@@ -60,17 +74,25 @@ def _pth_to_hf(args: argparse.Namespace) -> None:
         args.dir,
         fp32=args.fp32,
         max_shard_size=args.max_shard_size,
+        save_format=args.save_format,
         cfg_options=args.cfg_options,
     )
 
 
 def _merge(args: argparse.Namespace) -> None:
-    from inlay.convert.merge import merge
+    from inlay.convert.merge import merge, merge_visual_encoder
     from inlay.convert.verify import verify
 
-    merge(
-        args.model, args.adapter, args.dir, device=args.device, max_shard_size=args.max_shard_size
-    )
+    fold = merge_visual_encoder if args.is_clip else merge
+    fold(args.model, args.adapter, args.dir, device=args.device, max_shard_size=args.max_shard_size)
+    verify(args.dir)
+
+
+def _llava(args: argparse.Namespace) -> None:
+    from inlay.convert.llava import import_llava
+    from inlay.convert.verify import verify
+
+    import_llava(args.model, args.dir, max_shard_size=args.max_shard_size)
     verify(args.dir)
 
 

@@ -13,6 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("config", help="config file, or the name of a recipe")
     add("--gpus", type=int, default=1, metavar="N", help="devices to plan for (default 1)")
     add("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="override settings")
+    add("--time", action="store_true", help="make a few updates and estimate the run's duration")
     add("--json", action="store_true", help="print the plan as JSON")
 
 
@@ -23,5 +24,9 @@ def run(args: argparse.Namespace) -> int:
     from inlay.app.train import checked_config
 
     plan = make_plan(checked_config(args.config, args.cfg_options), args.gpus)
+    if args.time:
+        from inlay.app.dry_run import dry_run
+
+        plan["time"] = dry_run(args.config, args.cfg_options, devices=args.gpus)["time"]
     print(json.dumps(plan) if args.json else describe(plan))
     return 0

@@ -40,8 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--dry-run",
         action="store_true",
-        help="build everything, make one update, print time and peak memory, write nothing",
+        help="build everything, make a few updates, print their time, the time of the whole run "
+        "and peak memory, write nothing",
     )
+    add("--updates", type=int, metavar="N", help="of a dry run: updates to make (default 4)")
+    add("--json", action="store_true", help="of a dry run: print the result as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -76,14 +79,24 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _dry_run(args: argparse.Namespace) -> int:
-    from inlay.app.dry_run import dry_run
+    import json
 
-    result = dry_run(args.config, args.cfg_options, args.seed)
+    from inlay.app.dry_run import UPDATES, dry_run
+    from inlay.app.duration import describe_time
+    from inlay.core import dist
+
+    result = dry_run(args.config, args.cfg_options, args.seed, updates=args.updates or UPDATES)
+    if dist.rank() != 0:
+        return 0
+    if args.json:
+        print(json.dumps(result))
+        return 0
     print(
-        f"one update: {result['tokens']} tokens ({result['trained_tokens']} trained), "
+        f"first update: {result['tokens']} tokens ({result['trained_tokens']} trained), "
         f"loss {result['loss']:.4f}, grad_norm {result['grad_norm']:.4f}\n"
         f"{result['trainable']:,} trainable parameters\n"
-        f"built in {result['build_s']:.1f} s, updated in {result['update_s']:.2f} s, "
-        f"peak memory {result['peak_mb']:.0f} MB. Nothing was written."
+        f"built in {result['build_s']:.1f} s, first update {result['first_update_s']:.2f} s, "
+        f"then {result['update_s']:.2f} s each, peak memory {result['peak_mb']:.0f} MB\n"
+        f"the whole run: {describe_time(result['time'])}. Nothing was written."
     )
     return 0

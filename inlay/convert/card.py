@@ -13,19 +13,21 @@ def model_card(title: str, kind: str, base: str | None, facts: Mapping[str, Any]
 
     Args:
         title: heading.
-        kind: ``"model"`` or ``"adapter"``.
+        kind: ``"model"``, ``"adapter"``, with eyes ``"vlm"`` or ``"vlm adapter"``, ``"visual
+            encoder"``, or ``"parts"`` for what Inlay alone loads.
         base: hub name or path of the model it was trained from.
         facts: what to tell of the training, name to value, in order.
     """
-    head = ["---", f"library_name: {'peft' if kind == 'adapter' else 'transformers'}"]
-    head.append("pipeline_tag: text-generation")
+    is_adapter = kind.endswith("adapter")
+    library = "inlay" if kind == "parts" else "peft" if is_adapter else "transformers"
+    head = ["---", f"library_name: {library}", f"pipeline_tag: {_TASK[kind]}"]
     if base and is_hub_name(base):
         head.append(f"base_model: {json.dumps(base)}")
-    head += ["tags:", "- inlay", *(["- lora"] if kind == "adapter" else []), "---"]
+    head += ["tags:", "- inlay", *(["- lora"] if is_adapter else []), "---"]
     rows = {"Base model": base, **facts} if base else facts
     table = ["| | |", "|---|---|", *(f"| {_cell(k)} | {_cell(v)} |" for k, v in rows.items())]
-    load = _LOAD_ADAPTER if kind == "adapter" else _LOAD_MODEL
-    body = [f"# {title}", "", "Fine-tuned with Inlay.", "", *table, "", load]
+    body = [f"# {title}", "", "Fine-tuned with Inlay.", "", *table, ""]
+    body.append(_LOAD[kind].replace("BASE", base or "path/to/base"))
     return "\n".join([*head, "", *body]) + "\n"
 
 
@@ -52,3 +54,48 @@ from transformers import AutoTokenizer
 model = AutoPeftModelForCausalLM.from_pretrained("path/to/this/folder", dtype="auto")
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
 ```"""
+
+_LOAD_VLM = """```python
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+model = AutoModelForImageTextToText.from_pretrained("path/to/this/folder", dtype="auto")
+processor = AutoProcessor.from_pretrained("path/to/this/folder")
+```"""
+
+_LOAD_VLM_ADAPTER = """```python
+from peft import PeftModel
+from transformers import AutoModelForImageTextToText, AutoTokenizer
+
+model = AutoModelForImageTextToText.from_pretrained("BASE", dtype="auto")
+model = PeftModel.from_pretrained(model, "path/to/this/folder")
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+```"""
+
+_LOAD_PARTS = """```shell
+inlay chat path/to/this/folder --image picture.jpg
+```"""
+
+_LOAD_ENCODER = """```python
+from transformers import AutoImageProcessor, AutoModel
+
+model = AutoModel.from_pretrained("path/to/this/folder", dtype="auto")
+processor = AutoImageProcessor.from_pretrained("path/to/this/folder")
+```"""
+
+_TASK = {
+    "model": "text-generation",
+    "adapter": "text-generation",
+    "vlm": "image-text-to-text",
+    "vlm adapter": "image-text-to-text",
+    "visual encoder": "image-feature-extraction",
+    "parts": "image-text-to-text",
+}
+
+_LOAD = {
+    "model": _LOAD_MODEL,
+    "adapter": _LOAD_ADAPTER,
+    "vlm": _LOAD_VLM,
+    "vlm adapter": _LOAD_VLM_ADAPTER,
+    "visual encoder": _LOAD_ENCODER,
+    "parts": _LOAD_PARTS,
+}

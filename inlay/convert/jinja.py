@@ -37,13 +37,28 @@ _TURNS = """\
 """
 
 
-def chat_template(template: Mapping[str, Any], bos: str, eos: str) -> str:
+_TEXT = """\
+{%- macro text(content) -%}
+{%- if content is string -%}{{- content -}}{%- else -%}
+{%- for part in content -%}
+{%- if part['type'] == 'image' -%}{{- PICTURE -}}{%- else -%}{{- part['text'] -}}{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+{%- endmacro -%}
+"""
+
+
+def chat_template(
+    template: Mapping[str, Any], bos: str, eos: str, picture: str | None = None
+) -> str:
     """Return Jinja source that renders a conversation as training saw it.
 
     Args:
         template: a prompt template, see ``inlay.data.templates``.
         bos: what training wrote before the first turn, empty for nothing.
         eos: the tokenizer's EOS token; it ends an answer unless SUFFIX_AS_EOS.
+        picture: what ``{"type": "image"}`` becomes in a content that is a list of parts; None for
+            a model that reads text only.
     """
     ends_with_eos = not template.get("SUFFIX_AS_EOS")
     closing = (template.get("SUFFIX") or "") + (eos if ends_with_eos else "")
@@ -61,7 +76,44 @@ def chat_template(template: Mapping[str, Any], bos: str, eos: str) -> str:
         "INSTRUCTION": _expression(template["INSTRUCTION"], input=text, round="turn.number"),
         "CLOSING": _literal(closing + (template.get("SEP") or "")),
     }
-    return re.sub("|".join(parts), lambda found: parts[found[0]], _TURNS)
+    source = _TURNS
+    if picture is not None:
+        source = _TEXT + _TURNS.replace("message['content']", "text(message['content'])")
+        parts["PICTURE"] = _literal(picture)
+    return re.sub("|".join(parts), lambda found: parts[found[0]], source)
+
+
+def with_parts(source: str, picture: str) -> str:
+    """Return a chat template for plain contents as one that also takes lists of parts.
+
+    Args:
+        picture: what ``{"type": "image"}`` becomes.
+    """
+    return (
+        _TEXT.replace("PICTURE", _literal(picture))
+        + _EACH.replace("CONTENT", "text(message['content'])")
+        + source
+    )
+
+
+def with_strings(source: str) -> str:
+    """Return a chat template for lists of parts as one that also takes plain contents."""
+    content = "[{'type': 'text', 'text': message['content']}]"
+    return _EACH.replace("is not string", "is string").replace("CONTENT", content) + source
+
+
+_EACH = """\
+{%- set turns = namespace(all=[]) -%}
+{%- for message in messages -%}
+{%- if message['content'] is defined and message['content'] is not none
+    and message['content'] is not string -%}
+{%- set turns.all = turns.all + [dict(message, content=CONTENT)] -%}
+{%- else -%}
+{%- set turns.all = turns.all + [message] -%}
+{%- endif -%}
+{%- endfor -%}
+{%- set messages = turns.all -%}
+"""
 
 
 def _expression(text: str, **values: str) -> str:

@@ -1,4 +1,5 @@
-"""Look at an export with plain transformers and peft.
+"""Look at an export with plain transformers and peft: its weights, and its answer to a probe, which
+for a model with eyes holds a picture.
 
 ``verify`` runs this file as a script in a process of its own, so it must not import Inlay. It reads
 a JSON request on standard input and writes a JSON answer on standard output.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import sys
 import warnings
@@ -22,22 +24,58 @@ def probe_ids(vocab_size: int) -> list[int]:
     return [(7919 * i * i + 104729 * i + 3) % vocab_size for i in range(NUM_PROBE_TOKENS)]
 
 
-def probe_logits(model: Any, ids: list[int]) -> Any:
-    """Logits of ``ids`` as float32 ``[N, vocab]``, by the attention that every model has."""
+def probe_images(images: dict[str, Any]) -> dict[str, Any]:
+    """Tensors of a picture that every machine draws alike.
+
+    Args:
+        images: by input name ``{"shape", "dtype"}``, and for what is not drawn, such as the sizes
+            of a grid, ``"values"``, or one ``"fill"`` for all.
+    """
+    import torch
+
+    tensors = {}
+    for name, tensor in images.items():
+        dtype = getattr(torch, tensor["dtype"])
+        if "fill" in tensor:
+            tensors[name] = torch.full(tensor["shape"], tensor["fill"], dtype=dtype)
+            continue
+        if "values" in tensor:
+            tensors[name] = torch.tensor(tensor["values"], dtype=dtype).reshape(tensor["shape"])
+            continue
+        steps = torch.arange(math.prod(tensor["shape"])) * 7919 % 2003
+        tensors[name] = (steps / 1001 - 1).to(dtype).reshape(tensor["shape"])
+    return tensors
+
+
+def probe_logits(model: Any, ids: list[int], images: dict[str, Any] | None = None) -> Any:
+    """Logits of ``ids`` as float32 ``[N, vocab]``, by the attention that every model has. Without
+    ``ids`` the features of a vision encoder, ``[N, width]``."""
     import torch
 
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    attention = inner.config._attn_implementation
+    config = inner.config
+    attention = {"": config._attn_implementation}
+    for name in config.sub_configs:  # parts of a model may each have their own
+        if (part := getattr(config, name)) is not None:
+            attention[name] = part._attn_implementation
     training = model.training
     inner.set_attn_implementation("eager")
     model.eval()
+    inputs = probe_images(images or {})
+    inputs = {k: v.to(model.dtype) if v.is_floating_point() else v for k, v in inputs.items()}
+    if ids:
+        inputs.update(input_ids=torch.tensor([ids]), use_cache=False)
     try:
         with torch.no_grad():
-            row = torch.tensor([ids], device=model.device)
-            return model(input_ids=row, use_cache=False).logits[0].float().cpu()
+            out = model(**{k: _to(v, model.device) for k, v in inputs.items()})
+            return (out.logits if ids else out.last_hidden_state)[0].float().cpu()
     finally:
         model.train(training)
         inner.set_attn_implementation(attention)
+
+
+def _to(value: Any, device: Any) -> Any:
+    return value.to(device) if hasattr(value, "to") else value
 
 
 def digest(tensor: Any) -> str:
@@ -53,13 +91,15 @@ def read_weights(folder: Path) -> tuple[str, list[str]]:
     from safetensors import safe_open
 
     homes: dict[str, Path] = {}
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in sorted(folder.rglob("*.safetensors")):
+        part = "".join(f"{name}/" for name in file.relative_to(folder).parts[:-1])
         with safe_open(file, framework="pt") as tensors:
-            homes.update(dict.fromkeys(tensors.keys(), file))
+            names = list(tensors.keys())
+        homes.update(dict.fromkeys((part + name for name in names), file))
     total, problems = hashlib.sha256(), []
     for name in sorted(homes):
         with safe_open(homes[name], framework="pt") as tensors:
-            tensor = tensors.get_tensor(name)
+            tensor = tensors.get_tensor(name.rsplit("/", 1)[-1])
         if tensor.numel() == 0:
             problems.append(f"{name} is empty")
             continue
@@ -81,13 +121,15 @@ def environment() -> str:
 def load(request: dict[str, Any]) -> tuple[Any, list[str]]:
     """Load the export; return the model and the weights that did not fit."""
     import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    import transformers
 
     quantization = request["quantization"]
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = getattr(transformers, request["auto"]).from_pretrained(
         request["base"] or request["folder"],
         dtype=getattr(torch, request["load_dtype"]),
-        quantization_config=BitsAndBytesConfig.from_dict(quantization) if quantization else None,
+        quantization_config=(
+            transformers.BitsAndBytesConfig.from_dict(quantization) if quantization else None
+        ),
         output_loading_info=True,
     )
     model, info = loaded
@@ -117,13 +159,15 @@ def look(request: dict[str, Any]) -> dict[str, Any]:
     folder = Path(request["folder"])
     weights, problems = read_weights(folder)
     answer: dict[str, Any] = {"weights_sha256": weights, "tensors": problems}
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    answer["chat_template"] = bool(tokenizer.chat_template)
-    answer["tokens"] = tokenizer(request["text"]).input_ids
-    eos = GenerationConfig.from_pretrained(folder).eos_token_id
-    answer["eos"] = [] if eos is None else [eos] if isinstance(eos, int) else eos
+    if request["ids"]:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        answer["chat_template"] = bool(tokenizer.chat_template)
+        answer["tokens"] = tokenizer(request["text"]).input_ids
+        eos = GenerationConfig.from_pretrained(folder).eos_token_id
+        answer["eos"] = [] if eos is None else [eos] if isinstance(eos, int) else eos
     model, answer["misfits"] = load(request)
-    save_file({"logits": probe_logits(model, request["ids"])}, request["logits_file"])
+    logits = probe_logits(model, request["ids"], request["images"])
+    save_file({"logits": logits}, request["logits_file"])
     answer["environment"] = environment()
     answer["foreign"] = "inlay" not in sys.modules
     return answer

@@ -9,6 +9,7 @@ from typing import Any
 from inlay import __version__
 from inlay.convert.folder import RECORD
 from inlay.convert.probe import digest, environment, probe_ids, probe_logits, read_weights
+from inlay.convert.see import Probe
 from inlay.core.errors import ModelError
 
 SAMPLE_TEXT = "Hello, world!\n  1 + 1 = 2; 你好 世界 🙂"
@@ -22,34 +23,59 @@ def write_record(
     *,
     base: str | None,
     stop_ids: list[int],
+    probe: Probe | None = None,
+    auto: str = "AutoModelForCausalLM",
 ) -> None:
     """Write the record of an export whose other files stand in ``folder``.
 
     Args:
         model: the in-memory model, cast as its weights were written.
+        tokenizer: None for a model without text.
         base: where the base model of an adapter is loaded from; None for a full model.
         stop_ids: tokens that end an answer.
+        probe: what the model is shown; plain tokens by default.
+        auto: class of transformers that loads it.
     """
-    ids = probe_ids(model.config.get_text_config().vocab_size)
-    logits = probe_logits(model, ids)
-    columns = columns_of(logits.shape[1])
-    quantization = getattr(model.config, "quantization_config", None)
-    record = {
-        "inlay": __version__,
+    if probe is None:
+        probe = Probe(probe_ids(model.config.get_text_config().vocab_size), {})
+    logits = probe_logits(model, probe.ids, probe.images)
+    facts = {
         "kind": "adapter" if base else "model",
+        "auto": auto,
         "base": base,
         "load_dtype": str(model.config.dtype).removeprefix("torch."),
-        "quantization": _plain(quantization) if quantization else None,
+        "quantization": quantization_of(model),
+        "device": model.device.type,
+    }
+    write_facts(folder, facts, tokenizer, stop_ids, probe, logits)
+
+
+def write_facts(
+    folder: Path,
+    facts: dict[str, Any],
+    tokenizer: Any,
+    stop_ids: list[int],
+    probe: Probe,
+    logits: Any,
+) -> None:
+    """Write what every record holds, after the ``facts`` of its kind.
+
+    Args:
+        logits: float32 ``[N, vocabulary]`` of ``probe``.
+    """
+    record = {
+        "inlay": __version__,
+        **facts,
         "weights_sha256": read_weights(folder)[0],
         "stop_token_ids": stop_ids,
-        "chat_template": bool(tokenizer.chat_template),
+        "chat_template": bool(tokenizer and tokenizer.chat_template),
         "text": SAMPLE_TEXT,
-        "tokens": tokenizer(SAMPLE_TEXT).input_ids,
+        "tokens": tokenizer(SAMPLE_TEXT).input_ids if tokenizer else [],
         "environment": environment(),
-        "device": model.device.type,
-        "probe_ids": ids,
+        "probe_ids": probe.ids,
+        "images": probe.images,
         "logits_sha256": digest(logits),
-        "logits": logits[:, columns].tolist(),
+        "logits": logits[:, columns_of(logits.shape[1])].tolist(),
     }
     (folder / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False), "utf-8")
 
@@ -78,6 +104,10 @@ def columns_of(vocab_size: int) -> list[int]:
     return [i * vocab_size // num for i in range(num)]
 
 
-def _plain(quantization: Any) -> dict[str, Any]:
+def quantization_of(model: Any) -> dict[str, Any] | None:
+    """The settings by which a model's weights were quantised, as JSON values, or None."""
+    quantization = getattr(model.config, "quantization_config", None)
+    if not quantization:
+        return None
     values = quantization if isinstance(quantization, dict) else quantization.to_dict()
     return {k: v for k, v in values.items() if not k.startswith("_")}

@@ -14,10 +14,13 @@ from inlay.convert.card import model_card
 from inlay.convert.folder import staged
 from inlay.convert.jinja import chat_template
 from inlay.convert.record import write_record
+from inlay.convert.see import native_probe
 from inlay.core.errors import ConfigError, ModelError
+from inlay.core.types import ImageProcessor
 from inlay.data.chat import ChatEncoder
 from inlay.data.templates import check_template
 from inlay.data.tokens import bos_ids
+from inlay.data.vision.load import save_image_processor
 
 
 def export(
@@ -30,6 +33,7 @@ def export(
     base_name: str | None = None,
     card: Mapping[str, Any] | None = None,
     template: str | Mapping[str, Any] | None = None,
+    image_processor: ImageProcessor | None = None,
 ) -> Path:
     """Write ``model`` as others load it: with LoRA a PEFT adapter, else a whole model.
 
@@ -37,7 +41,7 @@ def export(
     ``model`` are cast in place, so that no second copy is held in memory.
 
     Args:
-        model: a ``SupervisedFinetune``; its ``llm`` is exported.
+        model: a ``SupervisedFinetune`` or ``VisionFinetune``; its ``llm`` is exported.
         tokenizer: written beside the weights.
         dtype: ``"float16"``, ``"bfloat16"``, ``"float32"``, or None to keep that of the weights.
         max_shard_size: largest weight file, such as ``"2GB"``.
@@ -45,6 +49,7 @@ def export(
         card: facts for the model card, name to value.
         template: the prompt template of the training (name or dict), None for the tokenizer's own.
             It is written as the exported tokenizer's chat template.
+        image_processor: of a ``VisionFinetune``; written beside the weights.
 
     Raises:
         ModelError: the target holds other files, the model is quantised without LoRA, or a weight
@@ -55,32 +60,53 @@ def export(
     if not adapter and getattr(llm, "is_quantized", False):
         raise ModelError("a quantised model without LoRA has nothing that could be exported")
     tokenizer = copy.deepcopy(tokenizer)
-    stop_ids = prepare_tokenizer(tokenizer, template)
+    stop_ids = prepare_tokenizer(tokenizer, template, image_processor)
     cast = getattr(torch, dtype) if dtype else None
+    eyes = image_processor is not None
+    kind = f"vlm{' adapter' * adapter}" if eyes else "adapter" if adapter else "model"
     with staged(out_dir) as folder:
         if adapter:
-            base = _write_adapter(llm, folder, cast, base_name)
+            base = write_adapter(llm, folder, cast, base_name)
         else:
             base = None
             cast_weights(llm, cast)
             write_model(llm, folder, max_shard_size)
         write_generation_config(llm, stop_ids, folder)
+        probe = None
+        if image_processor is not None:
+            save_image_processor(image_processor, folder)
+            probe = native_probe(model, image_processor, tokenizer)
         tokenizer.save_pretrained(folder)
-        _check_finite(llm)
-        write_record(folder, llm, tokenizer, base=base, stop_ids=stop_ids)
-        text = model_card(
-            Path(out_dir).name,
-            "adapter" if adapter else "model",
-            base or base_name or llm.config._name_or_path,
-            card or {},
-        )
-        (folder / "README.md").write_text(text, encoding="utf-8")
+        check_finite(llm)
+        auto = "AutoModelForImageTextToText" if eyes else "AutoModelForCausalLM"
+        write_record(folder, llm, tokenizer, base=base, stop_ids=stop_ids, probe=probe, auto=auto)
+        name = base or base_name or llm.config._name_or_path
+        write_card(folder, Path(out_dir).name, kind, name, card)
     return Path(out_dir)
 
 
-def prepare_tokenizer(tokenizer: Any, template: str | Mapping[str, Any] | None) -> list[int]:
-    """Give the tokenizer the template's Jinja form; return the tokens that end an answer."""
-    encoder = ChatEncoder(tokenizer, template)
+def write_card(
+    folder: Path, title: str, kind: str, base: str | None, card: Mapping[str, Any] | None
+) -> None:
+    """Write ``README.md``."""
+    text = model_card(title, kind, base, card or {})
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def prepare_tokenizer(
+    tokenizer: Any,
+    template: str | Mapping[str, Any] | None,
+    image_processor: ImageProcessor | None = None,
+    picture: str | None = None,
+) -> list[int]:
+    """Give the tokenizer the template's Jinja form; return the tokens that end an answer.
+
+    Args:
+        picture: what the Jinja form writes for a picture; by default as ``image_processor`` has it.
+    """
+    encoder = ChatEncoder(tokenizer, template, image_processor)
+    if picture is None and image_processor is not None and image_processor.placeholder is not None:
+        picture = image_processor.placeholder + "\n"  # as rows of pictures have it
     try:
         stop_ids = list(encoder.stop_token_ids)
     except ConfigError:  # no chat template, or one that leaves the end of an answer to EOS
@@ -88,14 +114,15 @@ def prepare_tokenizer(tokenizer: Any, template: str | Mapping[str, Any] | None) 
     if template is not None:
         bos = "".join(tokenizer.convert_ids_to_tokens(bos_ids(tokenizer)))
         eos = tokenizer.eos_token or ""
-        tokenizer.chat_template = chat_template(check_template(template), bos, eos)
+        tokenizer.chat_template = chat_template(check_template(template), bos, eos, picture)
     return stop_ids
 
 
 def write_model(llm: Any, folder: Path, max_shard_size: str) -> None:
     """Write config and sharded weights of a whole model."""
-    llm.config.use_cache = True  # training switches it off
-    _repair_generation_config(llm)
+    if llm.can_generate():
+        llm.config.use_cache = True  # training switches it off
+        _repair_generation_config(llm)
     llm.save_pretrained(folder, max_shard_size=max_shard_size)
 
 
@@ -152,7 +179,7 @@ def cast_weights(llm: nn.Module, dtype: torch.dtype | None) -> None:
                 module._buffers[name] = buffer.to(dtype)
 
 
-def _write_adapter(llm: Any, folder: Path, dtype: torch.dtype | None, base_name: str | None) -> str:
+def write_adapter(llm: Any, folder: Path, dtype: torch.dtype | None, base_name: str | None) -> str:
     """Write a PEFT adapter; return the name of its base model."""
     from safetensors.torch import load_file, save_file
 
@@ -194,7 +221,8 @@ def portable_name(path: str) -> str:
     return str(Path(path).absolute()) if Path(path).is_dir() else path
 
 
-def _check_finite(llm: nn.Module) -> None:
+def check_finite(llm: nn.Module) -> None:
+    """Raise a ``ModelError`` for the first weight with NaN or infinity."""
     for name, parameter in llm.named_parameters():
         if parameter.is_floating_point() and not parameter.isfinite().all():
             raise ModelError(

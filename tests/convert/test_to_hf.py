@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from inlay.convert import probe
 from inlay.convert.folder import RECORD, staged
 from inlay.convert.probe import probe_logits
 from inlay.convert.to_hf import export, portable_name
@@ -44,20 +42,6 @@ def trained(path: Path, lora: dict[str, Any] | None = None, **kwargs: Any) -> Su
 @pytest.fixture
 def tokenizer(tiny_tokenizer: Path) -> Any:
     return AutoTokenizer.from_pretrained(tiny_tokenizer)
-
-
-@pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the probe look from this process: its own costs seconds of imports."""
-
-    def look_here(words: list[str], input: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
-        try:
-            answer = {**probe.look(json.loads(input)), "foreign": True}
-        except Exception as error:
-            answer = {"error": str(error)}
-        return subprocess.CompletedProcess(words, 0, json.dumps(answer), "")
-
-    monkeypatch.setattr(subprocess, "run", look_here)
 
 
 def test_a_whole_model(

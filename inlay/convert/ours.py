@@ -1,0 +1,47 @@
+"""Look at exports that Inlay alone can load: LLaVA parts and nanoVLM folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from inlay.convert.probe import environment, read_weights
+from inlay.convert.see import Probe, llava_logits
+
+OURS = ("parts", "nanovlm")
+
+
+def look_here(folder: Path, record: dict[str, Any], base: str | None) -> tuple[dict[str, Any], Any]:
+    """Do in this process what the probe script does for others.
+
+    Args:
+        base: the language model under the parts, instead of the one that the record names.
+
+    Returns:
+        The answer of ``probe.look`` without what concerns text, and logits float32 ``[N, V]``.
+    """
+    from inlay.models.load_vlm import load_parts, load_vlm
+
+    weights, problems = read_weights(folder)
+    bases = record["bases"]
+    if record["kind"] == "parts":
+        bits = _bits(record["quantization"])
+        llm = base or bases["llm"] or str(folder)
+        model: Any = load_parts(llm, str(folder), bases["visual_encoder"], bits=bits, device="cpu")
+    else:
+        model = load_vlm(str(folder), device="cpu")
+    probe = Probe(record["probe_ids"], record["images"])
+    answer = {
+        "weights_sha256": weights,
+        "tensors": problems,
+        "misfits": [],  # loading refuses them
+        "environment": environment(),
+        "foreign": False,
+    }
+    return answer, llava_logits(model, probe, record["image_token_id"])
+
+
+def _bits(quantization: dict[str, Any] | None) -> int | None:
+    if quantization is None:
+        return None
+    return 4 if quantization.get("load_in_4bit") else 8

@@ -1,0 +1,81 @@
+"""The demo's second act: the shipped model sees, and learns a shape that it has never seen."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from inlay.app import demo_scenes
+from inlay.app.demo_scenes import MODEL, QUESTIONS, answerer, next_steps, replies, see, unpack
+from inlay.cli import main
+from inlay.config.load import load_config
+from inlay.data.scenes.draw import COLOURS
+from inlay.evaluation.ask import ask
+from inlay.evaluation.scenes import SceneTask
+
+SHIPPED = Path(__file__).resolve().parents[2] / "inlay" / "app" / "demo_data" / MODEL
+
+
+def test_the_shipped_model_is_small_and_whole() -> None:
+    files = [file for file in SHIPPED.rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) <= 4 << 20
+    names = {str(file.relative_to(SHIPPED)) for file in files}
+    assert {"image_processor.json", "model.safetensors", "tokenizer.json"} <= names
+    assert {"projector/model.safetensors", "visual_encoder/model.safetensors"} <= names
+
+
+@pytest.mark.parametrize("split", ["pairs", "relations"])
+def test_the_shipped_model_sees_combinations_that_it_was_never_shown(split: str) -> None:
+    answer = answerer(SHIPPED)
+
+    def accuracy(swapped: bool) -> float:
+        task = SceneTask(split, 12, seed=3, swapped=swapped)
+        return task.score(ask(task.questions, answer, task.max_new_tokens)).scores["accuracy"]
+
+    seen = accuracy(False)
+    assert seen >= 0.9
+    assert accuracy(True) < seen - 0.3, "without its picture a question is a guess"
+
+
+def test_the_second_act_learns_the_new_shape(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INLAY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(demo_scenes, "ROWS", 160)
+    monkeypatch.setattr(demo_scenes, "REMINDERS", 40)
+    console = Console(record=True, width=120)
+    folder = tmp_path / "eyes"
+    assert see(folder, console) == 0
+    text = console.export_text()
+    assert all(question in text for question in QUESTIONS)
+    (checkpoint,) = (folder / "run").glob("iter_*")
+    said, _ = replies(folder, checkpoint)
+    before, _ = replies(folder, None)
+    assert not any("heart" in line for line in before) and any("heart" in line for line in said)
+    parts = folder / "parts"
+    config = str(folder / "see.py")
+    assert main(["convert", "pth_to_hf", config, str(checkpoint), str(parts)]) == 0
+    (again,) = [answerer(parts)([Image.open(folder / "heart.png")], QUESTIONS[0], 40)]
+    assert again == said[0]
+
+
+def test_the_folder_holds_what_the_questions_are_about(tmp_path: Path) -> None:
+    config = unpack(tmp_path / "eyes")
+    rows = [json.loads(x) for x in (tmp_path / "eyes" / "train.jsonl").read_text().splitlines()]
+    assert len(rows) == demo_scenes.ROWS + demo_scenes.REMINDERS
+    assert "red heart" not in json.dumps(rows)
+    assert load_config(str(config)).data_path == str(tmp_path / "eyes" / "train.jsonl")
+    pixels = np.asarray(Image.open(tmp_path / "eyes" / "heart.png").convert("RGB"), np.int16)
+    is_red = np.abs(pixels - np.array(COLOURS["red"])).max(axis=2) <= 14
+    assert is_red.sum() > 200
+
+
+def test_the_commands_to_go_on_with_name_the_files() -> None:
+    text = next_steps(Path("d/see.py"), Path("d"), Path("d/run/iter_9"))
+    assert "convert pth_to_hf d/see.py d/run/iter_9 d/parts" in text
+    assert "chat d/parts --image d/heart.png" in text
