@@ -43,7 +43,11 @@ def estimate_time(
 def _validation_seconds(runner: Any) -> float:
     """Seconds of one validation, from its second batch: the first one pays for the start."""
     loader = runner.val_dataloader
-    if loader is None or loader.iters_per_epoch is None:
+    batches = 0 if loader is None else loader.iters_per_epoch
+    if batches is None:  # a stream: as long as it is told to be
+        step = loader.batch_size * runner.world_size
+        batches = -(-(loader.dataset.max_items or 0) // step)
+    if not batches:
         return 0.0
     seconds = 0.0
     runner.model.eval()
@@ -53,7 +57,7 @@ def _validation_seconds(runner: Any) -> float:
             runner.strategy.forward(runner.model, batch).loss_sum.item()
             began, seconds = time.perf_counter(), time.perf_counter() - began
     runner.model.train()
-    return seconds * loader.iters_per_epoch
+    return seconds * batches
 
 
 def _save_seconds(runner: Any, folder: Path) -> float:

@@ -8,7 +8,7 @@ import difflib
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from inlay.config import rules, source
+from inlay.config import rules, run_name, source
 from inlay.config.files import missing_files
 from inlay.config.hints import (
     Parameters,
@@ -31,6 +31,7 @@ __all__ = ["Problem", "check_config", "format_problems"]
 INJECTED: dict[str, frozenset[str]] = {
     "optimizer": frozenset({"params"}),
     "EvaluateChatHook": frozenset({"respond"}),
+    "PushToHubHook": frozenset({"export"}),
 }
 """What a run hands in when it builds a node, by the node's key or by the name of its target."""
 _TYPO = 0.85  # similarity from which an unknown name is taken for a misspelt one
@@ -136,7 +137,7 @@ def _unread(cfg: Config) -> Iterator[Problem]:
     known = source.assigned(tree)
     if "_resolved_" in known:  # a dump keeps the settings, whose values stand where they are used
         return
-    for name in cfg.keys() - source.names_read(tree) - RUNTIME_NAMES:
+    for name in cfg.keys() - source.names_read(tree) - RUNTIME_NAMES - run_name.fields(cfg):
         near = difflib.get_close_matches(name, RUNTIME_NAMES, 1, _TYPO)
         if near:
             yield Problem(name, f"'{near[0]}'", f"'{name}'", f"Did you mean '{near[0]}'?")

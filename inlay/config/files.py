@@ -14,6 +14,7 @@ from inlay.config.problems import Problem
 _KEYS = frozenset(
     ("path", "data_path", "data_files", "data_dir", "load_from", "pretrained_model_name_or_path")
 )
+_ALWAYS_LOCAL = frozenset(("image_folder", "pretrained_pth"))
 _LOCAL = re.compile(r"^(/|\./|\.\./|~|[A-Za-z]:\\)|\.(jsonl?|parquet|csv|txt|pth|arrow|gz|zst)$")
 
 
@@ -24,11 +25,13 @@ def missing_files(cfg: Config, severity: Literal["warn", "error"]) -> Iterator[P
     """
     seen: set[str] = set()
     for path, text in _named_files(dict(cfg), ""):
-        if text in seen or "://" in text or not _LOCAL.search(text):
+        is_local = path.rpartition(".")[2] in _ALWAYS_LOCAL or _LOCAL.search(text)
+        if text in seen or "://" in text or not text or not is_local:
             continue
         seen.add(text)
         found = Path(text).expanduser()
-        if path == "load_from" and found.suffix == ".pth" and found.with_suffix("").is_dir():
+        is_checkpoint = path.endswith(("load_from", "pretrained_pth")) and found.suffix == ".pth"
+        if is_checkpoint and found.with_suffix("").is_dir():
             continue  # a folder of ours, by the name that it had in the original
         if not found.exists() and not glob.glob(str(found), recursive=True):
             yield Problem(
@@ -41,7 +44,7 @@ def missing_files(cfg: Config, severity: Literal["warn", "error"]) -> Iterator[P
 
 
 def _named_files(value: Any, path: str, key: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(value, str) and key in _KEYS:
+    if isinstance(value, str) and key in _KEYS | _ALWAYS_LOCAL:
         yield path, value
     elif isinstance(value, dict):
         for name, item in value.items():

@@ -122,8 +122,14 @@ def item_hint(hint: Any, key: int | str) -> Any:
 
 
 def matches(value: Any, hint: Any) -> bool:
-    """Whether a value fits a hint; only the outside of a container is looked at."""
-    return any(_matches(value, member) for member in members(hint))
+    """Whether a value fits a hint; only the outside of a container is looked at.
+
+    Where a bool may stand, a text that spells one is a slip: ``"False"`` would be true.
+    """
+    found = members(hint)
+    if isinstance(value, str) and value.lower() in ("true", "false") and bool in found:
+        return False
+    return any(_matches(value, member) for member in found)
 
 
 def _matches(value: Any, hint: Any) -> bool:

@@ -86,12 +86,18 @@ _TOKENIZER: dict[str, Any] = {
 }
 
 
+_LOADERS = frozenset(("load_visual_encoder",))
+"""Functions of ours that pass their ``**kwargs`` on to ``from_pretrained`` of a model."""
+
+
 def known_keys(target: Any) -> dict[str, Any] | None:
     """Return hints of what ``target`` takes through its ``**kwargs``, by name.
 
     None where no list is kept: then any name is accepted. An empty dict means that the target
     refuses every name outside its signature, although it takes ``**kwargs``.
     """
+    if getattr(target, "__name__", "") in _LOADERS:
+        return _MODEL
     owner = getattr(target, "__self__", target)
     if not getattr(owner, "__module__", "").startswith("transformers."):
         return None

@@ -75,6 +75,7 @@ def load_config(path_or_name: str | Path, options: Sequence[str] = ()) -> Config
     settings = {k: repr(v) for k, v in values.items() if "." not in k}
     tree = source.parse(text, path)
     added = _check_settings(settings, tree, path)
+    _check_switches(values, tree, path)
     tail = "".join(f"\n{name} = {settings[name]}\n" for name in added)
     changed = source.rewrite(text, settings) + tail
     filename = f"{path} (flattened)" if flattened else str(path)
@@ -106,6 +107,15 @@ def _check_settings(settings: Mapping[str, str], tree: ast.Module, path: Path) -
                 f"would change nothing.{where}"
             )
     return sorted(settings.keys() - known.keys())
+
+
+def _check_switches(values: Mapping[str, Any], tree: ast.Module, path: Path) -> None:
+    """Raise ConfigError for a text where the file has True or False: any text would mean True."""
+    for name, statements in source.assigned(tree).items():
+        old, new = getattr(statements[-1], "value", None), values.get(name)
+        is_switch = isinstance(old, ast.Constant) and isinstance(old.value, bool)
+        if is_switch and isinstance(new, str) and name not in RUNTIME_NAMES:
+            raise ConfigError(f"--cfg-options {name}: {path} takes True or False, got '{new}'")
 
 
 def _keyword_paths(tree: ast.Module, name: str) -> Iterator[list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeGuard
 
+from inlay.config import run_name
 from inlay.config.hints import parameters
 from inlay.config.problems import Problem
 from inlay.config.registry import resolve
@@ -26,7 +27,8 @@ _AT_LEAST: dict[str, float] = {
 
 def cross_checks(cfg: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield what is wrong between fields that are each right alone."""
-    for rule in (_ranges, _length, _schedule, _intervals, _split, _templates, _quantised):
+    rules = (_ranges, _length, _schedule, _intervals, _split, _pictures, _templates, _quantised)
+    for rule in (*rules, _run_name):
         yield from rule(cfg)
 
 
@@ -98,29 +100,64 @@ def _too_rare(cfg: Mapping[str, Any], interval: Any, path: str, unit: str) -> It
 
 
 def _split(cfg: Mapping[str, Any]) -> Iterator[Problem]:
-    """The two sides of a split by fraction must name the same fraction, or rows leak or vanish."""
+    """The two sides of a split must name the same share or number, or rows leak or vanish."""
     train = _dict(_dict(cfg, "train_dataloader"), "dataset")
     val = _dict(_dict(cfg, "val_dataloader"), "dataset")
     place = "val_dataloader.dataset.val_fraction"
-    ours, theirs = _argument(val, "val_fraction"), _argument(train, "val_fraction")
+    ours, theirs = _held_out(val), _held_out(train)
     side, other = _argument(val, "part"), _argument(train, "part")
     if side == "val" and not ours:
-        yield Problem(place, "more than 0, as part='val'", repr(ours))
+        yield Problem(place, "more than 0 (or a val_size), as part='val'", _show_split(val))
     if "sources" in train and train["sources"] == val.get("sources"):
         if ours != theirs or side == other:
             yield Problem(
                 "val_dataloader.dataset",
                 "the side of the split that training leaves out",
-                f"part={side!r} of val_fraction={ours!r} beside training on part={other!r} of "
-                f"val_fraction={theirs!r}",
+                f"part={side!r} of {_show_split(val)} beside training on part={other!r} of "
+                f"{_show_split(train)}",
             )
     elif theirs and other == "train" and not val:
         yield Problem(
             "val_dataloader",
-            f"a data loader of the share of rows that is held out ({theirs})",
+            f"a data loader of the rows that are held out ({_show_split(train)})",
             "none",
             severity="warning",
         )
+
+
+def _held_out(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """What a data set says about the size of its held-out side; empty where it holds none out."""
+    given = {key: _argument(dataset, key) for key in ("val_fraction", "val_size")}
+    return {key: value for key, value in given.items() if value}
+
+
+def _show_split(dataset: Mapping[str, Any]) -> str:
+    given = _held_out(dataset) or {"val_fraction": _argument(dataset, "val_fraction")}
+    return ", ".join(f"{key}={value!r}" for key, value in given.items())
+
+
+def _pictures(cfg: Mapping[str, Any]) -> Iterator[Problem]:
+    """A sample must be able to hold a picture: its tokens are never cut."""
+    for loader in ("train_dataloader", "val_dataloader"):
+        dataset = _dict(_dict(cfg, loader), "dataset")
+        tokens = _picture_tokens(_dict(dataset, "image_processor"))
+        length = _argument(dataset, "max_length")
+        if tokens is not None and _is_number(length) and length <= tokens:
+            yield Problem(
+                f"{loader}.dataset.max_length",
+                f"more than {tokens}, the tokens of the smallest picture",
+                str(length),
+                "No sample with a picture would fit.",
+            )
+
+
+def _picture_tokens(processor: Mapping[str, Any]) -> int | None:
+    """Image tokens of one tile; None where only the vision encoder's own files tell."""
+    sizes = [_argument(processor, k) for k in ("tile_size", "patch_size", "pixel_shuffle_factor")]
+    if not all(_is_number(size) and size > 0 for size in sizes):
+        return None
+    tile, patch, shuffle = sizes
+    return int(tile // (patch * shuffle)) ** 2
 
 
 def _templates(cfg: Mapping[str, Any]) -> Iterator[Problem]:
@@ -162,10 +199,41 @@ def _chat_template(cfg: Mapping[str, Any]) -> Iterator[Problem]:
             )
 
 
+_ADAPTERS = {
+    "llm": ("lora", "llm_lora"),
+    "vlm": ("lora",),
+    "visual_encoder": ("visual_encoder_lora",),
+}
+"""By part of a model, the arguments that train an adapter on it."""
+
+
 def _quantised(cfg: Mapping[str, Any]) -> Iterator[Problem]:
     model = _dict(cfg, "model")
-    if _dict(model, "llm").get("quantization_config") and not model.get("lora"):
-        yield Problem("model.lora", "LoRA, as quantised weights cannot be trained", "none")
+    frozen = _frozen_parts(cfg)
+    for part, adapters in _ADAPTERS.items():
+        if not _dict(model, part).get("quantization_config") or part in frozen:
+            continue
+        if not any(model.get(adapter) for adapter in adapters):
+            takes = [a for a in adapters if _takes(model, a)] or adapters
+            yield Problem(
+                f"model.{takes[0]}", "LoRA, as quantised weights cannot be trained", "none"
+            )
+
+
+def _frozen_parts(cfg: Mapping[str, Any]) -> set[str]:
+    """Parts of the model that the config freezes as a whole."""
+    model, rates = _dict(cfg, "model"), _dict(_dict(cfg, "optim_wrapper"), "lr_groups")
+    frozen = {part for part in _ADAPTERS if model.get(f"freeze_{part}")}
+    return frozen | {part for part, rate in rates.items() if _is_number(rate) and rate <= 0}
+
+
+def _run_name(cfg: Mapping[str, Any]) -> Iterator[Problem]:
+    if not isinstance(cfg.get("run_name"), str):
+        return
+    try:
+        run_name.resolve(cfg, 1, 1)
+    except ConfigError as error:
+        yield Problem("run_name", "a text with the names of settings in braces", str(error))
 
 
 def _dicts(value: Any, path: str) -> Iterator[tuple[str, dict[Any, Any]]]:
@@ -202,6 +270,14 @@ def _argument(node: Mapping[str, Any], key: str) -> Any:
         return parameters(resolve(node["type"])).defaults.get(key)
     except ConfigError:
         return None
+
+
+def _takes(node: Mapping[str, Any], key: str) -> bool:
+    """Whether a node's target has an argument of this name."""
+    try:
+        return key in parameters(resolve(node["type"])).hints
+    except (ConfigError, KeyError):
+        return False
 
 
 def _is_number(value: Any) -> TypeGuard[float]:

@@ -26,7 +26,8 @@ class Dataloader:
         persistent_workers: keep the workers between epochs.
         prefetch_factor: batches that a worker prepares ahead.
         timeout: seconds to wait for a batch before the run stops; 0 waits for ever.
-        sampler: None. A node is accepted from files of other tools and must not reorder samples.
+        sampler: a ``LengthGroupedSampler`` node. Another one, from files of other tools, is
+            accepted and left out: the loader orders every epoch itself.
         collate_fn: a function of samples, in place of the data set's own.
     """
 
@@ -63,10 +64,11 @@ class DistCfg:
 
 @dataclass
 class EnvCfg:
-    """``env_cfg``."""
+    """``env_cfg``; ``compile`` runs the model's forward through ``torch.compile``."""
 
     cudnn_benchmark: bool = False
     dist_cfg: DistCfg | None = None
+    compile: bool = False
 
 
 @dataclass
@@ -87,13 +89,18 @@ class LogProcessor:
 
 @dataclass
 class Run:
-    """Every top-level name that the runtime reads. Those without a default are required."""
+    """Every top-level name that the runtime reads. Those without a default are required.
+
+    ``run_name`` is a text with fields: ``{name}`` of any setting, ``{num_gpus}``,
+    ``{global_batch}``, ``{date}``.
+    """
 
     model: Node
     train_dataloader: Dataloader
     optim_wrapper: Node
     train_cfg: Node | Loop
     tokenizer: Node | None = None
+    image_processor: Node | None = None
     val_dataloader: Dataloader | None = None
     test_dataloader: Dataloader | None = None
     param_scheduler: list[Node] | Node | None = None
@@ -107,3 +114,4 @@ class Run:
     randomness: Randomness | None = None
     log_processor: LogProcessor | None = None
     work_dir: str | None = None
+    run_name: str | None = None

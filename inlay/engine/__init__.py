@@ -12,6 +12,8 @@ _HOMES = {
     "ConstantLR": "inlay.engine.schedule",
     "MultiStepLR": "inlay.engine.schedule",
     "PolyLR": "inlay.engine.schedule",
+    "WarmupCosineLR": "inlay.engine.schedule",
+    "FunctionLR": "inlay.engine.schedule",
     "Runner": "inlay.engine.runner",
     "Visualizer": "inlay.engine.trackers",
     "LocalVisBackend": "inlay.engine.trackers",
@@ -20,6 +22,7 @@ _HOMES = {
 __all__ = [
     "ConstantLR",
     "CosineAnnealingLR",
+    "FunctionLR",
     "LinearLR",
     "LocalVisBackend",
     "MultiStepLR",
@@ -29,6 +32,7 @@ __all__ = [
     "TensorboardVisBackend",
     "TrainLoop",
     "Visualizer",
+    "WarmupCosineLR",
 ]
 
 

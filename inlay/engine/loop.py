@@ -62,6 +62,7 @@ def _train_epoch(runner: Runner) -> bool:
     state = runner.state
     accumulate = runner.optim.accumulative_counts
     while True:
+        runner.times.since = time.perf_counter()
         left = runner.max_iters - state.iter
         if left <= 0:
             return state.position >= runner.train_dataloader.num_items
@@ -75,6 +76,7 @@ def _train_epoch(runner: Runner) -> bool:
             train_window(runner, window)
             if runner.should_stop():
                 return False
+            runner.times.since = time.perf_counter()
         else:
             return True
 
@@ -82,6 +84,7 @@ def _train_epoch(runner: Runner) -> bool:
 def train_window(runner: Runner, window: Window) -> None:
     """Accumulate the gradients of one window and make one update."""
     state, strategy, hooks = runner.state, runner.strategy, runner.hooks_list
+    times, now = runner.times, time.perf_counter
     runner.window_start = None
     if window.num_batches > 1:
         runner.window_start = WindowStart(copy.copy(state), list(runner.pending), rng.capture())
@@ -90,14 +93,19 @@ def train_window(runner: Runner, window: Window) -> None:
     for index, batch in enumerate(window.batches):
         is_last = index == window.num_batches - 1
         runner.current_iter = state.iter
+        began = now()
+        times.data = began - times.since
         hooks.call("before_train_iter", runner, batch_idx=state.iter, data_batch=batch)
         with strategy.accumulating(runner.wrapped, is_last):
             out = strategy.forward(runner.wrapped, batch)
             strategy.backward(out.loss_sum / divisor)
+        ended = now()
+        times.compute = ended - began
         if is_last:
             _update(runner)
             state.position, state.hint = window.stop, window.hint
             runner.window_start = None
+        times.update = now() - ended
         state.iter += 1
         runner.pending[0] += batch.num_samples
         runner.pending[1] += batch.num_tokens
@@ -112,6 +120,7 @@ def train_window(runner: Runner, window: Window) -> None:
             runner.val()
         if runner.stop_reason and runner.strategy.world_size == 1:
             break
+        times.since = now()
 
 
 def _update(runner: Runner) -> None:
@@ -162,35 +171,44 @@ def evaluate(runner: Runner, loader: Loader, mode: str) -> dict[str, float]:
 
     Returns:
         ``loss`` (mean over all units, nats for a language model), ``perplexity``, ``units``,
-        ``time`` in seconds.
+        ``time`` in seconds. Data without a single unit have no loss: both are left out, and said.
     """
     hooks, model = runner.hooks_list, runner.model
     hooks.call(f"before_{mode}", runner)
     hooks.call(f"before_{mode}_epoch", runner)
     was_training = model.training
     model.eval()
-    totals = torch.zeros(2, dtype=torch.float64)
+    losses: list[torch.Tensor] = []
+    seen = 0
     began = time.perf_counter()
     with rng.preserved():
         for index, batch in enumerate(loader.batches()):
             hooks.call(f"before_{mode}_iter", runner, batch_idx=index, data_batch=batch)
             out = runner.strategy.forward(model, batch)
-            totals[0] += float(out.loss_sum)
-            totals[1] += out.loss_units
+            losses.append(out.loss_sum)
+            seen += out.loss_units
             hooks.call(f"after_{mode}_iter", runner, batch_idx=index, data_batch=batch, outputs=out)
             if runner.stop_reason and runner.strategy.world_size == 1:
                 break
     model.train(was_training)
     if runner.stop_reason and runner.strategy.world_size == 1:
         return {}  # half a result is none: neither logged nor the best
-    loss_sum, units = runner.strategy.sum(totals).tolist()
-    loss = loss_sum / max(units, 1)
-    metrics = {
-        "loss": loss,
-        "perplexity": float(torch.exp(torch.tensor(loss, dtype=torch.float64))),
-        "units": int(units),
-        "time": time.perf_counter() - began,
-    }
+    metrics = _means(runner, losses, seen, mode)
+    metrics["time"] = time.perf_counter() - began
     hooks.call(f"after_{mode}_epoch", runner, metrics=metrics)
     hooks.call(f"after_{mode}", runner)
     return metrics
+
+
+def _means(runner: Runner, losses: list[torch.Tensor], units: int, mode: str) -> dict[str, float]:
+    """Loss and perplexity over all ranks; neither where nothing was judged."""
+    # Read in one go: a copy from the device for every batch would wait for it every time.
+    total = math.fsum(torch.stack(losses).tolist()) if losses else 0.0
+    sums = torch.tensor([total, units], dtype=torch.float64)
+    loss_sum, all_units = runner.strategy.sum(sums).tolist()
+    if not all_units:
+        runner.logger.warning("%s: the data hold no trained token, so there is no loss", mode)
+        return {"units": 0}
+    loss = loss_sum / all_units
+    perplexity = float(torch.exp(torch.tensor(loss, dtype=torch.float64)))
+    return {"loss": loss, "perplexity": perplexity, "units": int(all_units)}

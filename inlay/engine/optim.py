@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from inlay.core.errors import CheckpointError, ConfigError
+from inlay.engine.groups import PartRates, parameter_groups
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -16,18 +17,25 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def build_optimizer(model: nn.Module, make: Callable[..., Any], settings: dict[str, Any]) -> Any:
+def build_optimizer(
+    model: nn.Module,
+    make: Callable[..., Any],
+    settings: dict[str, Any],
+    rates: PartRates | None = None,
+) -> Any:
     """Build an optimizer over the trainable parameters of ``model``.
 
     Args:
         make: any torch or bitsandbytes optimizer class. ``torch.optim.AdamW`` and ``Adam`` run
             their fused kernel unless the settings say otherwise.
         settings: its keyword arguments, as in the config.
+        rates: learning rates by part, each part a group of its own; None: one group.
 
     Raises:
         ConfigError: the model has nothing to train.
     """
-    parameters = list(trainable(model).values())
+    named = trainable(model)
+    parameters = list(named.values())
     if not parameters:
         raise ConfigError("model: no parameter is trainable; add `lora` or unfreeze a part")
     fusable = make in (torch.optim.AdamW, torch.optim.Adam) and all(
@@ -35,6 +43,8 @@ def build_optimizer(model: nn.Module, make: Callable[..., Any], settings: dict[s
     )
     if fusable and "fused" not in settings and "foreach" not in settings:
         settings = {**settings, "fused": True}
+    if rates:
+        return make(parameter_groups(named, rates, make, settings), **settings)
     return make(parameters, **settings)
 
 

@@ -17,6 +17,7 @@ MEANINGS = {
     "data": "the training data",
     "template": "the chat template",
     "tokenizer": "the tokenizer",
+    "image_processor": "the image processor",
     "packing": "max_length, pack_to_max_length or what packing depends on",
     "optimizer": "the optimizer's type",
     "architecture": "the model's layers, or which of them are trained",

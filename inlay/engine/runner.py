@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from inlay.core.errors import DataError
 from inlay.core.types import Loader
 from inlay.engine import checkpoint as ckpt
 from inlay.engine import loop as loop_module
@@ -17,9 +18,9 @@ from inlay.engine import rng, snapshot
 from inlay.engine.hooks.base import HookList
 from inlay.engine.optim import trainable
 from inlay.engine.parallel.single import SingleDevice
-from inlay.engine.schedule import Schedule, learning_rate
+from inlay.engine.schedule import AnySchedule, learning_rate
 from inlay.engine.settings import OptimWrapper, TrainLoop
-from inlay.engine.state import MessageHub, RunState
+from inlay.engine.state import MessageHub, RunState, StepTimes
 
 EXIT_CODES = {"SIGTERM": 143, "SIGINT": 130}
 
@@ -41,6 +42,7 @@ class Runner:
         identity: fingerprints that a resumed run must find unchanged.
         seed: of data order and dropout.
         trackers: take the records that hooks log.
+        run_name: what the run is called in its records; None: by its folders.
     """
 
     def __init__(
@@ -49,7 +51,7 @@ class Runner:
         model: nn.Module,
         strategy: SingleDevice,
         optimizer: Any = None,
-        schedules: list[Schedule] | None = None,
+        schedules: list[AnySchedule] | None = None,
         train_loader: Loader | None = None,
         val_loader: Loader | None = None,
         test_loader: Loader | None = None,
@@ -64,6 +66,7 @@ class Runner:
         identity: dict[str, str] | None = None,
         seed: int = 0,
         trackers: list[Any] | None = None,
+        run_name: str | None = None,
     ) -> None:
         self.model = model
         self.strategy = strategy
@@ -81,14 +84,18 @@ class Runner:
         self.identity = identity or {}
         self.seed = seed
         self.trackers = trackers or []
+        self.run_name = run_name
         self.state = RunState()
         self.message_hub = MessageHub()
         self.hooks_list = HookList(hooks)
         self.hooks = self.hooks_list.hooks
         self.named_parameters = trainable(model)
         self.parameters = list(self.named_parameters.values())
-        self.base_lrs = [g["lr"] for g in optimizer.param_groups] if optimizer else []
+        groups = optimizer.param_groups if optimizer else []
+        self.base_lrs = [g["lr"] for g in groups]
+        self.group_names = [g.get("name", "rest") for g in groups]
         self.pending = [0, 0]
+        self.times = StepTimes()
         self.current_iter = 0
         self.shown_epoch: int | None = None
         self.window_start: loop_module.WindowStart | None = None
@@ -142,14 +149,13 @@ class Runner:
 
     @property
     def experiment_name(self) -> str:
-        return f"{self.work_dir.name}_{self.timestamp}"
+        """``run_name``, or else work folder and start."""
+        return self.run_name or f"{self.work_dir.name}_{self.timestamp}"
 
     def rates(self, iteration: int) -> list[float]:
         """Learning rate of every parameter group at ``iteration``."""
-        return [
-            learning_rate(base, self.schedules, iteration, self.iters_per_epoch, self.max_iters)
-            for base in self.base_lrs
-        ]
+        length = self.iters_per_epoch, self.max_iters, self.optim.accumulative_counts
+        return [learning_rate(base, self.schedules, iteration, *length) for base in self.base_lrs]
 
     def stop(self, reason: str) -> None:
         """Ask the loop to save and end after the current iteration."""
@@ -200,10 +206,16 @@ class Runner:
         return metrics
 
     def test(self) -> dict[str, float]:
-        """Evaluate on ``test_dataloader``, with ``before_run`` and ``after_run`` around it."""
+        """Evaluate on ``test_dataloader``, with ``before_run`` and ``after_run`` around it.
+
+        Raises:
+            DataError: nothing in the data is trained, so that there is nothing to judge.
+        """
         self.hooks_list.call("before_run", self)
         metrics = loop_module.evaluate(self, self.test_dataloader, "test")
         self.hooks_list.call("after_run", self)
+        if metrics and "loss" not in metrics:
+            raise DataError("nothing to judge: the test data hold no trained token")
         return metrics
 
     def validates_after_iter(self, done: int) -> bool:

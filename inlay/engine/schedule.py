@@ -8,8 +8,55 @@ written without their recursion and without truncating ``begin`` and ``end`` to 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
+
+from inlay.core.errors import ConfigError
+
+PROBES = 1000
+"""Iterations at which a run's schedules are tried before it starts."""
+
+
+@dataclass(slots=True)
+class Clock:
+    """A moment of a run, in the units that schedules count in.
+
+    Attributes:
+        iteration: index of the micro-batch, from 0.
+        iters_per_epoch: micro-batches of one epoch.
+        total_iters: micro-batches of the run.
+        accumulate: micro-batches of one update.
+    """
+
+    iteration: int
+    iters_per_epoch: int
+    total_iters: int
+    accumulate: int = 1
+
+    @property
+    def update(self) -> int:
+        """Index of the update that this iteration belongs to, from 0."""
+        epochs, rest = divmod(self.iteration, self.iters_per_epoch)
+        return epochs * -(-self.iters_per_epoch // self.accumulate) + rest // self.accumulate
+
+    @property
+    def total_updates(self) -> int:
+        """Updates of the run; every epoch ends with a window of its own, perhaps a short one."""
+        epochs, rest = divmod(self.total_iters, self.iters_per_epoch)
+        return epochs * -(-self.iters_per_epoch // self.accumulate) - (-rest // self.accumulate)
+
+
+class AnySchedule(Protocol):
+    """Whatever makes a new rate of the rate before it."""
+
+    def value(self, value: float, clock: Clock) -> float:
+        """Return the learning rate after this schedule.
+
+        Args:
+            value: what the schedules before this one give (the optimizer's own rate for the first).
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -28,21 +75,14 @@ class Schedule:
     by_epoch: bool = True
     convert_to_iter_based: bool = False
 
-    def value(self, value: float, iteration: int, iters_per_epoch: int, total_iters: int) -> float:
-        """Return the learning rate after this schedule.
-
-        Args:
-            value: what the schedules before this one give (the optimizer's own rate for the first).
-            iteration: index of the micro-batch, from 0.
-            iters_per_epoch: micro-batches of one epoch.
-            total_iters: micro-batches of the run.
-        """
-        unit = iters_per_epoch if self.by_epoch else 1
+    def value(self, value: float, clock: Clock) -> float:
+        """Return the learning rate after this schedule; see ``AnySchedule``."""
+        unit = clock.iters_per_epoch if self.by_epoch else 1
         per_iter = self.convert_to_iter_based or not self.by_epoch
-        step = float(iteration if per_iter else iteration // iters_per_epoch)
+        step = float(clock.iteration if per_iter else clock.iteration // clock.iters_per_epoch)
         scale = unit if per_iter else 1
         begin = self.begin * scale
-        last = total_iters if per_iter else total_iters / iters_per_epoch
+        last = clock.total_iters if per_iter else clock.total_iters / clock.iters_per_epoch
         end = last if self.end is None else self.end * scale
         if step < begin or end <= begin:
             return value
@@ -123,15 +163,99 @@ class MultiStepLR(Schedule):
         return value * self.gamma ** sum(step >= m * scale for m in self.milestones)
 
 
+@dataclass(frozen=True)
+class WarmupCosineLR:
+    """Linear warm-up, then half a cosine, counted in updates: nanoVLM's rule.
+
+    Update u of T has ``(u + 1) / w`` of the rate while ``u < w = warmup_ratio * T``, then falls to
+    ``eta_min_ratio`` of it by T. Where w is no whole number the original's last warm-up update
+    overshoots; here the rate itself is the limit.
+
+    Attributes:
+        warmup_ratio: share of the updates, 0 to below 1.
+        eta_min_ratio: final rate as a share of the rate.
+    """
+
+    warmup_ratio: float = 0.03
+    eta_min_ratio: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warmup_ratio < 1:
+            raise ConfigError(f"warmup_ratio must be 0 to below 1, got {self.warmup_ratio}")
+
+    def value(self, value: float, clock: Clock) -> float:
+        """Return the learning rate after this schedule; see ``AnySchedule``."""
+        update, total = clock.update, clock.total_updates
+        warm = total * self.warmup_ratio
+        if update < warm:
+            return value * min(1.0, (update + 1) / warm)
+        part = min(1.0, (update - warm) / (total - warm))
+        floor = value * self.eta_min_ratio
+        return floor + (value - floor) * (1 + math.cos(math.pi * part)) / 2
+
+
+@dataclass(frozen=True)
+class FunctionLR:
+    """The rate times a factor from a function of one's own.
+
+    Attributes:
+        function: ``(progress, update, total_updates)`` to a factor that is finite and not negative.
+            ``update`` counts from 0, ``progress`` runs from 0 at the first to 1 at the last one.
+            It must depend on nothing else: a resumed run asks it again.
+    """
+
+    function: Callable[[float, int, int], float]
+
+    def value(self, value: float, clock: Clock) -> float:
+        """Return the learning rate after this schedule; see ``AnySchedule``.
+
+        Raises:
+            ConfigError: the factor is negative or not finite.
+        """
+        update, total = clock.update, clock.total_updates
+        factor = float(self.function(min(1.0, update / max(total - 1, 1)), update, total))
+        if not (math.isfinite(factor) and factor >= 0):
+            name = getattr(self.function, "__name__", "function")
+            raise ConfigError(
+                f"param_scheduler: {name} returned {factor} at update {update} of {total}; "
+                "a factor must be finite and not negative"
+            )
+        return value * factor
+
+
 def learning_rate(
     base: float,
-    schedules: Sequence[Schedule],
+    schedules: Sequence[AnySchedule],
     iteration: int,
     iters_per_epoch: int,
     total_iters: int,
+    accumulate: int = 1,
 ) -> float:
-    """Return the rate at ``iteration`` for an optimizer whose own rate is ``base``."""
+    """Return the rate at ``iteration`` for an optimizer whose own rate is ``base``.
+
+    Args:
+        accumulate: micro-batches of one update.
+    """
+    clock = Clock(iteration, iters_per_epoch, total_iters, accumulate)
     value = base
     for schedule in schedules:
-        value = schedule.value(value, iteration, iters_per_epoch, total_iters)
+        value = schedule.value(value, clock)
     return value
+
+
+def try_out(
+    schedules: Sequence[AnySchedule], iters_per_epoch: int, total_iters: int, accumulate: int
+) -> None:
+    """Ask the schedules for rates all over the run, so that a mistake stops it before it starts.
+
+    Raises:
+        ConfigError: a rate is negative or not finite.
+    """
+    last = total_iters - 1
+    for iteration in sorted({*range(0, last, max(1, last // PROBES)), last}):
+        rate = learning_rate(1.0, schedules, iteration, iters_per_epoch, total_iters, accumulate)
+        if not (math.isfinite(rate) and rate >= 0):
+            raise ConfigError(
+                f"param_scheduler: the learning rate at iteration {iteration} of {total_iters} "
+                f"would be {rate} times the optimizer's own"
+            )

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from inlay.core.errors import ConfigError
+from inlay.core.errors import ConfigError, did_you_mean
+from inlay.engine.groups import PartRates
+
+CUSTOM_KEY_FIELDS = ("lr_mult", "decay_mult")
 
 
 @dataclass
@@ -20,6 +23,11 @@ class OptimWrapper:
         dtype: compute precision of forward and backward: ``"bfloat16"``, ``"float16"``,
             ``"float32"`` (or None). Weights keep the type they are loaded in.
         max_skipped_updates: non-finite updates in a row after which the run stops.
+        lr_groups: learning rate by part of the model, such as ``dict(projector=1e-3, llm=2e-5)``:
+            the beginning of parameter names up to a dot. 0 or less freezes the part; what no entry
+            names is trained at the optimizer's own rate. Schedules move every rate alike.
+        paramwise_cfg: ``dict(custom_keys={piece of a name: dict(lr_mult=, decay_mult=)})``, factors
+            on learning rate and weight decay, as in MMEngine.
     """
 
     optimizer: Any
@@ -28,6 +36,8 @@ class OptimWrapper:
     loss_scale: str | float = "dynamic"
     dtype: str | None = None
     max_skipped_updates: int = 10
+    lr_groups: dict[str, float] | None = None
+    paramwise_cfg: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.accumulative_counts < 1:
@@ -40,11 +50,32 @@ class OptimWrapper:
                 f"optim_wrapper.dtype must be 'bfloat16', 'float16' or 'float32', "
                 f"got {self.dtype!r}"
             )
+        _check_paramwise(self.paramwise_cfg or {})
+
+    @property
+    def rates(self) -> PartRates:
+        """Learning rates by part; false where there is one for all."""
+        custom = (self.paramwise_cfg or {}).get("custom_keys", {})
+        return PartRates(self.lr_groups or {}, custom)
 
     @property
     def max_norm(self) -> float | None:
         """L2 norm that gradients are clipped to, or None."""
         return self.clip_grad.get("max_norm") if self.clip_grad else None
+
+
+def _check_paramwise(cfg: dict[str, Any]) -> None:
+    for key in cfg.keys() - {"custom_keys"}:
+        raise ConfigError(
+            f"optim_wrapper.paramwise_cfg takes custom_keys, got '{key}'."
+            f"{did_you_mean(key, ['custom_keys'])}"
+        )
+    for piece, factors in cfg.get("custom_keys", {}).items():
+        for key in factors.keys() - set(CUSTOM_KEY_FIELDS):
+            raise ConfigError(
+                f"optim_wrapper.paramwise_cfg.custom_keys: '{piece}' takes lr_mult and decay_mult, "
+                f"got '{key}'.{did_you_mean(key, CUSTOM_KEY_FIELDS)}"
+            )
 
 
 @dataclass

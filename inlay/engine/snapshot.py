@@ -91,6 +91,7 @@ def _assemble(
         "saved_at_iter": runner.state.iter,
         "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
         "seed": runner.seed,
+        "run_name": runner.run_name,
         "plan": plan(runner),
         "identity": runner.identity,
         "optimizer": optim_meta,

@@ -38,6 +38,25 @@ class RunState:
     best: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(slots=True)
+class StepTimes:
+    """Where the time of the current micro-batch went, in seconds of this process's clock.
+
+    On a GPU the work runs on behind the host: what forward and backward did not wait for is waited
+    for in ``update``.
+
+    Attributes:
+        since: ``time.perf_counter`` at which waiting for data began.
+        data: waiting for the batch. compute: forward and backward. update: clipping and optimizer
+            step; about 0 inside an accumulation window.
+    """
+
+    since: float = 0.0
+    data: float = 0.0
+    compute: float = 0.0
+    update: float = 0.0
+
+
 class History(deque[Any]):
     """The last values of one scalar, newest last; tensors are read only when asked for."""
 

@@ -5,6 +5,11 @@ import pytest
 from inlay.config.check import check_config, format_problems
 from inlay.config.load import load_config
 
+QUANTISED = (
+    "type='toy_parts.Seeing', "
+    "llm=dict(type=Net, width=width, hint=0, quantization_config=dict(load_in_4bit=True))"
+)
+
 
 def problems(write, *changes, options=(), files="warn"):
     found = check_config(load_config(write(*changes), options), files)
@@ -146,6 +151,31 @@ model = dict(type=AutoModelForCausalLM.from_pretrained, pretrained_model_name_or
             ],
             "val_dataloader.dataset",
         ),
+        (
+            [
+                ("# PART 4", "val_dataloader = dict(dataset=dict(train_dataset, part='val'))"),
+                ("max_length=8,", "max_length=8, val_size=5,"),
+                ("part='val'", "part='val', val_size=6"),
+            ],
+            "val_dataloader.dataset",
+        ),
+        (
+            [
+                ("# PART 4", "val_dataloader = dict(dataset=dict(train_dataset, part='val'))"),
+                ("part='val'", "part='val', val_size=6"),
+            ],
+            "val_dataloader.dataset",
+        ),
+        (
+            [("max_length=8,", "max_length=16, image_processor=dict(type='toy_parts.Tiles'),")],
+            "train_dataloader.dataset.max_length",
+        ),
+        (
+            [("type=Net, width=width, adapter=dict(type=Adapter, r=4)", QUANTISED)],
+            "model.llm_lora",
+        ),
+        ([("# PART 5", "run_name = 'toy_{widht}_{date}'")], "run_name"),
+        ([("# PART 5", "run_name = 'toy_{width'")], "run_name"),
     ],
 )
 def test_fields_that_contradict_each_other_are_errors(write, changes, path):
@@ -186,3 +216,56 @@ def test_missing_local_files_are_warnings_in_check_and_errors_in_train(write, tm
     rows = tmp_path / "rows.json"
     rows.write_text("[]")
     assert problems(write, ('"org/rows"', repr(str(rows)))) == {}
+
+
+def test_one_split_by_number_on_both_sides_is_sound(write):
+    both = [
+        ("# PART 4", "val_dataloader = dict(dataset=dict(train_dataset, part='val'))"),
+        (
+            "max_length=8,",
+            "max_length=17, val_size=5, image_processor=dict(type='toy_parts.Tiles'),",
+        ),
+    ]
+    assert problems(write, *both) == {}
+
+
+@pytest.mark.parametrize("saved", ["", ", freeze_llm=True", ", llm_lora=dict(type=Adapter)"])
+def test_quantised_parts_may_be_frozen_or_carry_adapters(write, saved):
+    change = ("type=Net, width=width, adapter=dict(type=Adapter, r=4)", QUANTISED + saved)
+    found = problems(write, change, ("optim_type = Adam", "optim_type = Adam\nr = Adapter"))
+    errors = {p for p, f in found.items() if f.severity == "error" and p.startswith("model.llm_")}
+    assert errors == (set() if saved else {"model.llm_lora"})
+
+
+def test_a_setting_in_the_runs_name_is_used_and_its_nearest_name_is_told(write):
+    change = ("# PART 5", "spare = 1\nrun_name = '{spare}_{num_gpus}_{lr:.0e}'")
+    assert problems(write, change) == {}
+    found = problems(write, ("# PART 5", "run_name = '{widht}'"))
+    assert "Did you mean 'width'?" in str(found["run_name"])
+
+
+def test_the_word_false_is_no_bool(write):
+    """Fault 12: any text is true."""
+    change = ("# PART 5", "env_cfg = dict(compile='False')\nresume = 'False'")
+    found = problems(write, change)
+    assert {p: (f.expected, f.severity) for p, f in found.items()} == {
+        "env_cfg.compile": ("bool", "error"),
+        "resume": ("bool | str", "error"),
+    }
+    assert problems(write, options=["env_cfg.compile=False", "resume=auto"]) == {}
+    assert load_config(write(), ["env_cfg.compile=false"])["env_cfg"] == {"compile": False}
+
+
+def test_an_earlier_stage_that_is_missing_is_found_before_the_run(write, tmp_path):
+    change = (
+        "type=Net, width=width, adapter=dict(type=Adapter, r=4)",
+        "type='toy_parts.Seeing', pretrained_pth=stage, llm=width",
+    )
+    stage = ("optim_type = Adam", "optim_type = Adam; stage = 'work_dirs/pretrain/iter_9.pth'")
+    found = problems(write, change, stage, files="error")
+    assert found["model.pretrained_pth"].severity == "error"
+    saved = tmp_path / "iter_9"
+    saved.mkdir()
+    for there in (saved, f"{saved}.pth"):
+        stage = ("optim_type = Adam", f"optim_type = Adam; stage = {str(there)!r}")
+        assert "model.pretrained_pth" not in problems(write, change, stage, files="error")

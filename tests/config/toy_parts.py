@@ -49,6 +49,23 @@ class Net:
         self.width, self.adapter, self.hint = width, adapter, hint
 
 
+class Tiles:
+    def __init__(self, tile_size: int = 64, patch_size: int = 16, pixel_shuffle_factor: int = 1):
+        self.tile_size = tile_size
+
+
+class Seeing:
+    def __init__(
+        self,
+        llm: Any = None,
+        visual_encoder: Any = None,
+        llm_lora: Any = None,
+        freeze_llm: bool = False,
+        pretrained_pth: str | None = None,
+    ) -> None:
+        self.llm = llm
+
+
 class Rows:
     def __init__(
         self,
@@ -61,6 +78,8 @@ class Rows:
         map_fn: Callable[..., Any] | None = None,
         val_fraction: float = 0.0,
         part: str = "train",
+        val_size: int | None = None,
+        image_processor: Tiles | None = None,
     ) -> None:
         self.words, self.max_length = words, max_length
 

@@ -11,6 +11,14 @@ import torch
 from toy import Losses, ToyData, ToyModel, build
 
 from inlay.core.errors import InlayError
+from inlay.engine import checkpoint as ckpt
+from inlay.engine.hooks import (
+    CheckpointHook,
+    IterTimerHook,
+    LoggerHook,
+    StatisticsHook,
+    ThroughputHook,
+)
 from inlay.engine.hooks.base import POINTS
 from inlay.engine.settings import TrainLoop
 
@@ -188,3 +196,62 @@ def test_validation_by_iteration_and_at_the_end(tmp_path: Path) -> None:
     loop = TrainLoop(max_iters=14, val_interval=4)
     build(tmp_path, [seen], val=ToyData(5), loop=loop).train()
     assert seen.at == [4, 8, 12, 14]
+
+
+class NothingToJudge(ToyData):
+    """Held-out items without a single trained unit."""
+
+    def collate(self, items: list[Any]) -> Any:
+        return self.stand_in(items[0]) if len(items) == 1 else super().stand_in(items[0])
+
+    def stand_in(self, item: Any) -> Any:
+        batch = ToyData.collate(self, [item])
+        return type(batch)({**batch.inputs, "live": False}, 0, 0, 0)
+
+
+def test_data_without_a_unit_have_no_loss_and_are_never_the_best(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Fault 11: an average over nothing was 0, and 0 was the best."""
+    loop = TrainLoop(max_iters=8, val_interval=4)
+    hooks = [LoggerHook(), CheckpointHook(4, by_epoch=False)]
+    runner = build(tmp_path, hooks, val=NothingToJudge(3), loop=loop)
+    with caplog.at_level("WARNING"):
+        runner.train()
+    assert runner.state.best == {} and not list(tmp_path.glob("best*"))
+    assert runner.state.validated_at == 8
+    assert any("no trained token" in r.message for r in caplog.records)
+    with pytest.raises(InlayError, match="nothing to judge"):
+        runner.test()
+
+
+def test_the_last_updates_are_saved(tmp_path: Path) -> None:
+    """Fault 3: 15 iterations, a save every 4, the last window a short one."""
+    hooks = [CheckpointHook(4, by_epoch=False)]
+    runner = build(tmp_path, hooks, accumulate=2, loop=TrainLoop(max_iters=15))
+    runner.train()
+    names = [p.name for p in ckpt.list_checkpoints(tmp_path)]
+    assert names == ["iter_4", "iter_8", "iter_12", "iter_15"]
+    saved = ckpt.load_weights(tmp_path)
+    assert all(torch.equal(saved[n], p) for n, p in runner.named_parameters.items())
+
+
+def test_nothing_is_read_from_the_device_between_updates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fault 15: one read an update (the gradient norm), none a micro-batch."""
+    hooks = [IterTimerHook(), LoggerHook(100), ThroughputHook(100), StatisticsHook(100)]
+    runner = build(tmp_path, hooks, accumulate=4, dropout=0.0, loop=TrainLoop(max_iters=24))
+    reads: list[tuple[str, int]] = []
+    for name in ("item", "tolist", "__float__", "__bool__", "__int__", "numpy"):
+        real = getattr(torch.Tensor, name)
+
+        def read(self: torch.Tensor, *args: Any, real: Any = real, name: str = name) -> Any:
+            reads.append((name, runner.state.iter))
+            return real(self, *args)
+
+        monkeypatch.setattr(torch.Tensor, name, read)
+    runner.train()
+    by_iter = [i for _, i in reads if i < 24]
+    assert runner.state.update == 6
+    assert by_iter == [i for i in range(24) if i % 4 == 3], reads

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
+from toy import build
 
+from inlay.core.errors import ConfigError
 from inlay.engine.schedule import (
+    Clock,
     ConstantLR,
     CosineAnnealingLR,
+    FunctionLR,
     LinearLR,
     MultiStepLR,
     PolyLR,
+    WarmupCosineLR,
     learning_rate,
+    try_out,
 )
+from inlay.engine.settings import TrainLoop
 
 BASE = 2e-4
 
@@ -88,3 +98,80 @@ def test_by_epoch_without_conversion_moves_once_an_epoch_to_the_end() -> None:
     rates = [learning_rate(BASE, schedule, i, 10, 40) for i in range(40)]
     assert len(set(rates)) == 4
     assert rates[10] == pytest.approx(BASE * (1 + math.cos(math.pi / 4)) / 2)
+
+
+def nanovlm(update: int, total: int) -> float:
+    """The original's rule, overshoot included: the reference."""
+    warm, floor = total * 0.03, BASE * 0.1
+    if update < warm:
+        return BASE * (update + 1) / warm
+    turn = math.pi * (update - warm) / (total - warm)
+    return floor + 0.5 * (1.0 + math.cos(turn)) * (BASE - floor)
+
+
+@pytest.mark.parametrize("total", [100, 1000, 40_000])
+def test_warmup_cosine_equals_nanovlms_rule(total: int) -> None:
+    ours = [learning_rate(BASE, [WarmupCosineLR()], u, total, total) for u in range(total)]
+    assert ours == pytest.approx([nanovlm(u, total) for u in range(total)], rel=1e-12)
+
+
+@pytest.mark.parametrize("total", [3, 33, 47, 70, 333])
+def test_warmup_cosine_never_overshoots(total: int) -> None:
+    """Fault 9: 1.4 times the rate for 47 updates."""
+    ours = [learning_rate(BASE, [WarmupCosineLR()], u, total, total) for u in range(total)]
+    theirs = [nanovlm(u, total) for u in range(total)]
+    assert max(theirs) > BASE
+    assert max(ours) == BASE
+    assert ours == pytest.approx([min(BASE, rate) for rate in theirs], rel=1e-12)
+
+
+def test_warmup_cosine_counts_updates_not_micro_batches() -> None:
+    schedule = [WarmupCosineLR()]
+    by_update = [learning_rate(BASE, schedule, u, 100, 100) for u in range(100)]
+    by_iter = [learning_rate(BASE, schedule, i, 800, 800, 8) for i in range(800)]
+    assert by_iter == [rate for rate in by_update for _ in range(8)]
+
+
+@pytest.mark.parametrize(
+    "accumulate,loop", [(5, TrainLoop(max_epochs=2)), (4, TrainLoop(max_iters=15))]
+)
+def test_a_clock_counts_updates_as_the_loop_does(
+    tmp_path: Path, accumulate: int, loop: TrainLoop
+) -> None:
+    """12 iterations an epoch: every epoch ends with a short window of its own."""
+    seen: list[tuple[int, int]] = []
+
+    class Watch:
+        def before_train_iter(self, runner: Any, **_: Any) -> None:
+            seen.append((runner.iter, runner.state.update))
+
+    runner = build(tmp_path, [Watch()], accumulate=accumulate, loop=loop)
+    runner.train()
+    length = runner.iters_per_epoch, runner.max_iters, accumulate
+    assert [(i, Clock(i, *length).update) for i, _ in seen] == seen
+    assert Clock(0, *length).total_updates == runner.state.update
+
+
+def test_a_function_of_ones_own_sees_progress_and_updates(tmp_path: Path) -> None:
+    asked: list[tuple[float, int, int]] = []
+
+    def fall(progress: float, update: int, total: int) -> float:
+        asked.append((progress, update, total))
+        return 1 - progress
+
+    rates = [learning_rate(BASE, [FunctionLR(fall)], i, 10, 10, 2) for i in range(10)]
+    assert rates == pytest.approx([BASE * f for f in (1, 0.75, 0.5, 0.25, 0) for _ in range(2)])
+    assert asked[0] == (0.0, 0, 5) and asked[-1] == (1.0, 4, 5)
+    assert learning_rate(BASE, [FunctionLR(fall)], 0, 1, 1) == BASE, "a run of one update"
+
+
+@pytest.mark.parametrize(
+    "function", [lambda p, u, t: -p, lambda p, u, t: math.nan if u == t - 1 else 1.0]
+)
+def test_a_function_that_cannot_be_is_refused_before_the_run(
+    function: Callable[[float, int, int], float],
+) -> None:
+    with pytest.raises(ConfigError, match="a factor must be finite and not negative"):
+        try_out([FunctionLR(function)], 5003, 50_030, 8)
+    with pytest.raises(ConfigError, match="warmup_ratio must be 0 to below 1"):
+        WarmupCosineLR(warmup_ratio=1)

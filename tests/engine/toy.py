@@ -12,6 +12,7 @@ from torch import nn
 
 from inlay.core.types import Batch, StepOutput
 from inlay.data.loader import WindowLoader
+from inlay.engine.groups import PartRates, freeze_parts
 from inlay.engine.optim import build_optimizer
 from inlay.engine.parallel.single import SingleDevice
 from inlay.engine.runner import Runner
@@ -92,9 +93,11 @@ def build(
     lr: float = 1e-2,
     seed: int = 3,
     max_skipped_updates: int = 10,
+    rates: PartRates | None = None,
 ) -> Runner:
     torch.manual_seed(0)
     model = ToyModel(dropout)
+    freeze_parts(model, rates or PartRates())
     settings = {"lr": lr}
     data = data or ToyData()
     optim = OptimWrapper(
@@ -108,7 +111,7 @@ def build(
     return Runner(
         model=model,
         strategy=SingleDevice(torch.device("cpu")),
-        optimizer=build_optimizer(model, torch.optim.AdamW, settings),
+        optimizer=build_optimizer(model, torch.optim.AdamW, settings, rates),
         schedules=[
             LinearLR(start_factor=1e-5, begin=0, end=0.3, convert_to_iter_based=True),
             CosineAnnealingLR(begin=0.3, convert_to_iter_based=True),

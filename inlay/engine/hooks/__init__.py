@@ -12,6 +12,8 @@ _HOMES = {
     "CheckpointHook": "checkpoint",
     "EvaluateChatHook": "evaluate_chat",
     "DatasetInfoHook": "dataset_info",
+    "StatisticsHook": "statistics",
+    "PushToHubHook": "push_to_hub",
     "ParamSchedulerHook": "markers",
     "DistSamplerSeedHook": "markers",
 }
@@ -24,6 +26,8 @@ __all__ = [
     "IterTimerHook",
     "LoggerHook",
     "ParamSchedulerHook",
+    "PushToHubHook",
+    "StatisticsHook",
     "ThroughputHook",
 ]
 

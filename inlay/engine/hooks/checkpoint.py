@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ class CheckpointHook(Hook):
         better = value < best["value"] if best and self.rule == "less" else True
         if best and self.rule == "greater":
             better = value > best["value"]
-        if value != value or not better:
+        if not math.isfinite(value) or not better:
             return
         name = f"best_{key}_iter_{runner.state.iter}"
         runner.state.best[key] = {"value": value, "iter": runner.state.iter, "name": name}

@@ -100,7 +100,7 @@ class LoggerHook(Hook):
         hub, count = runner.message_hub, self.interval
         sums = torch.tensor(
             [
-                sum(float(loss) for _, loss, _ in self._pending),
+                sum(_floats([loss for _, loss, _ in self._pending])),
                 sum(units for _, _, units in self._pending),
                 self._tokens,
             ],
@@ -112,13 +112,13 @@ class LoggerHook(Hook):
         scalars = hub.log_scalars
         seconds = scalars["train/time"].mean(count) if "train/time" in scalars else 0.0
         data = scalars["train/data_time"].mean(count) if "train/data_time" in scalars else 0.0
-        state = runner.state
+        state, rates = runner.state, runner.rates(runner.iter)
         record = {
             "iter": state.iter,
             "update": state.update,
             "epoch": runner.epoch + 1,
             "loss": loss_sum / max(units, 1),
-            "lr": runner.rates(runner.iter)[0],
+            "lr": rates[0],
             "grad_norm": state.grad_norm,
             "tokens": state.tokens,
             "samples": state.samples,
@@ -128,6 +128,8 @@ class LoggerHook(Hook):
             "tokens_per_sec": tokens / (seconds * local) if seconds else 0.0,
             "step": state.iter,
         }
+        if len(rates) > 1:
+            record |= {f"lr/{name}": r for name, r in zip(runner.group_names, rates, strict=True)}
         for key, values in self._metrics.items():
             record[key] = float(torch.stack(values).float().mean())
         for key, history in scalars.items():
@@ -155,21 +157,30 @@ class LoggerHook(Hook):
             f"grad_norm: {norm:.4f}  loss: {record['loss']:.4f}  "
             f"tokens/s: {record['tokens_per_sec']:.0f}"
         )
-        return shown + "".join(f"  {k}: {v:.4f}" for k, v in record.items() if k not in SHOWN)
+        others = {k: v for k, v in record.items() if k not in SHOWN and not k.startswith("lr/")}
+        return shown + "".join(f"  {k}: {v:.4f}" for k, v in others.items())
 
     def _log_evaluation(self, runner: Any, mode: str, metrics: dict[str, float]) -> None:
         if runner.rank != 0:
             return
         loader = runner.val_dataloader if mode == "val" else runner.test_dataloader
-        size = loader.iters_per_epoch
+        size = loader.iters_per_epoch  # a stream's is not known
+        place = f"Iter({mode}) [{size}/{size}]" if size else f"Iter({mode})"
         shown = {k: f"{v:.4f}" if isinstance(v, float) else v for k, v in metrics.items()}
         text = "  ".join(f"{k}: {v}" for k, v in shown.items())
-        runner.logger.info(f"Iter({mode}) [{size}/{size}]  {text}")
+        runner.logger.info(f"{place}  {text}")
         state = runner.state
         runner.track(
             {"iter": state.iter, "step": state.iter, "epoch": runner.epoch + 1}
             | {f"{mode}/{k}": v for k, v in metrics.items()}
         )
+
+
+def _floats(values: list[Any]) -> list[float]:
+    """Return numbers and scalar tensors as numbers; tensors are read from the device at once."""
+    tensors = [v for v in values if isinstance(v, torch.Tensor)]
+    read = iter(torch.stack(tensors).tolist() if tensors else [])
+    return [next(read) if isinstance(v, torch.Tensor) else float(v) for v in values]
 
 
 def peak_memory(device: torch.device) -> int:

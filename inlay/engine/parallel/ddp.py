@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -13,7 +14,11 @@ from inlay.engine.parallel.single import SingleDevice
 
 
 class DataParallel(SingleDevice):
-    """Data parallel over the ranks of the default process group."""
+    """Data parallel over the ranks of the default process group.
+
+    Args:
+        timeout: how long a rank waits for the others' counts and files; None is torch's own.
+    """
 
     def __init__(
         self,
@@ -21,13 +26,14 @@ class DataParallel(SingleDevice):
         precision: str | None = None,
         loss_scale: str | float = "dynamic",
         find_unused_parameters: bool = False,
+        timeout: timedelta | None = None,
     ) -> None:
         super().__init__(device, precision, loss_scale)
         self.rank = dist.get_rank()
         self.world_size = dist.get_world_size()
         self.find_unused_parameters = find_unused_parameters
         # Statistics travel by CPU, so that they never queue behind a collective of the GPU.
-        self.cpu_group = dist.new_group(backend="gloo")
+        self.cpu_group = dist.new_group(backend="gloo", timeout=timeout)
 
     def prepare(self, model: nn.Module) -> nn.Module:
         ids = [self.device.index] if self.device.type == "cuda" else None
