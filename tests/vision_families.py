@@ -9,7 +9,12 @@ from typing import Any
 import transformers as hf
 
 IMAGE = {"image_token": "<image>"}
-QWEN = {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"}
+QWEN = {
+    "image_token": "<|image_pad|>",
+    "video_token": "<|video_pad|>",
+    "vision_bos_token": "<|vision_start|>",
+    "vision_eos_token": "<|vision_end|>",
+}
 SPLIT = {
     "fake_image_token": "<fake_token_around_image>",
     "image_token": "<image>",
@@ -29,6 +34,7 @@ LLAVA = {
 
 FAMILIES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any], dict[str, str]]] = {
     # name: processor class, image processor class and settings, text settings, special tokens
+    "qwen2_vl": ("Qwen2VLProcessor", "Qwen2VLImageProcessorPil", {}, {}, QWEN),
     "qwen2_5_vl": ("Qwen2_5_VLProcessor", "Qwen2VLImageProcessorPil", {}, {}, QWEN),
     "qwen3_vl": ("Qwen3VLProcessor", "Qwen2VLImageProcessorPil", {"patch_size": 16}, {}, QWEN),
     "internvl": (
@@ -66,6 +72,8 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any], dict[str, st
             "image_token": "<image_soft_token>",
             "boi_token": "<start_of_image>",
             "eoi_token": "<end_of_image>",
+            "sot_token": "<start_of_turn>",
+            "eot_token": "<end_of_turn>",
         },
     ),
     "llava": ("LlavaProcessor", "LlavaImageProcessorPil", CROP, LLAVA, IMAGE),
@@ -99,8 +107,81 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any], dict[str, st
     ),
 }
 
-WITH_VIDEO = {"qwen2_5_vl", "qwen3_vl", "internvl", "smolvlm", "llava_onevision"}
+WITH_VIDEO = {"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "smolvlm", "llava_onevision"}
 """Families whose processor has a video part, which needs torchvision."""
+
+_CHATML = """{%- for m in messages %}<|im_start|>{{ m.role }}
+{% for part in m.content %}{% if part.type == 'image' %}IMAGE{% else %}{{ part.text }}{% endif %}
+{%- endfor %}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+_QWEN3 = _CHATML.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>")
+_QWEN2 = """{%- if messages[0].role != 'system' %}<|im_start|>system
+You are a helpful assistant.<|im_end|>
+{% endif %}""" + _QWEN3.removeprefix("{%-").join(["{%", ""])
+_IDEFICS = """<|im_start|>{% for m in messages %}{{ m.role | capitalize }}
+{%- if m.content[0].type == 'image' %}:{% else %}{{ ': ' }}{% endif %}
+{%- for part in m.content %}{% if part.type == 'text' %}{{ part.text }}{% else %}<image>{% endif %}
+{%- endfor %}<end_of_utterance>
+{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"""
+_GEMMA = """{{ bos_token }}{% if messages[0].role == 'system' %}
+{%- set first = messages[0].content[0].text + '\n\n' %}{% set rest = messages[1:] %}
+{%- else %}{% set first = '' %}{% set rest = messages %}{% endif %}
+{%- for m in rest %}<start_of_turn>{{ 'model' if m.role == 'assistant' else m.role }}
+{{ first if loop.first else '' }}
+{%- for part in m.content %}{% if part.type == 'image' %}<start_of_image>
+{%- else %}{{ part.text | trim }}{% endif %}{% endfor %}<end_of_turn>
+{% endfor %}{% if add_generation_prompt %}<start_of_turn>model
+{% endif %}"""
+_PICTURES = "{% for part in m.content if part.type == 'image' %}{{ '<image>\n' }}{% endfor %}"
+_TEXTS = "{% for part in m.content if part.type == 'text' %}"
+# the published one writes no end behind an answer, so that it cannot be trained on
+_LLAVA = (
+    "{% for m in messages %}{% if m.role != 'system' %}{{ m.role.upper() + ': ' }}{% endif %}"
+    + _PICTURES
+    + _TEXTS
+    + "{{ part.text + ' ' }}{% endfor %}{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}"
+    + "{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+)
+_LLAVA_NEXT = (
+    "{% for m in messages %}{% if m.role == 'system' %}"
+    "{{ '<<SYS>>\n' + m.content[0].text + '\n<</SYS>>\n\n' }}{% elif m.role == 'user' %}"
+    "{{ '[INST] ' }}" + _PICTURES + _TEXTS + "{{ part.text }}{% endfor %}{{ ' [/INST]' }}"
+    "{% else %}{{ ' ' + m.content[0].text + eos_token }}{% endif %}{% endfor %}"
+)
+_ONEVISION = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + ' ' }}"
+    + _PICTURES
+    + "{% if m.role != 'assistant' %}"
+    + _TEXTS
+    + "{{ '\n' + part.text }}{% endfor %}{% else %}"
+    + _TEXTS
+    + "{% generation %}{{ '\n' + part.text }}{% endgeneration %}{% endfor %}{% endif %}"
+    + "{{ '<|im_end|>' }}{% endfor %}"
+    + "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+_DEEPSEEK = (
+    "{% for m in messages %}{% if m.role == 'system' %}{{ m.content[0].text + '\n\n' }}"
+    "{% else %}{{ m.role | capitalize + ': ' }}{% for part in m.content %}"
+    "{{ '<image>' if part.type == 'image' else part.text }}{% endfor %}"
+    "{{ eos_token if m.role == 'assistant' else '\n\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+TEMPLATES = {
+    "qwen2_vl": _QWEN2,
+    "qwen2_5_vl": _QWEN2,
+    "qwen3_vl": _QWEN3,
+    "internvl": _CHATML.replace("IMAGE", "{{ '<IMG_CONTEXT>\\n' }}"),
+    "smolvlm": _IDEFICS,
+    "idefics3": _IDEFICS,
+    "gemma3": _GEMMA,
+    "llava": _LLAVA,
+    "llava_next": _LLAVA_NEXT,
+    "llava_onevision": _ONEVISION,
+    "deepseek_vl": _DEEPSEEK,
+    "deepseek_vl_hybrid": _DEEPSEEK,
+}
+"""Chat templates of the published models, in short."""
 
 VIDEO = {"video_processor_type": "AnyVideoProcessor", "fps": 2}
 
@@ -110,6 +191,7 @@ def write_family(name: str, tokenizer: Path, folder: Path) -> Path:
     kind, image_kind, image_settings, text_settings, tokens = FAMILIES[name]
     getattr(hf, image_kind)(**image_settings).save_pretrained(folder)
     words = hf.AutoTokenizer.from_pretrained(tokenizer, extra_special_tokens=tokens)
+    words.chat_template = TEMPLATES[name]
     words.save_pretrained(folder)
     processor = {"processor_class": kind, **text_settings}
     (folder / "processor_config.json").write_text(json.dumps(processor))

@@ -95,11 +95,13 @@ class ImagePlan:
         prefix: ordinary text before it, such as ``"<image: 0>"``; tokenised with the text around.
         ids: its tokens; those equal to ``image_token_id`` are replaced by image features.
         tiles: pictures that the vision encoder sees.
+        suffix: ordinary text behind it, likewise.
     """
 
     prefix: str
     ids: tuple[int, ...]
     tiles: int
+    suffix: str = ""
 
 
 Pixels = dict[str, "np.ndarray"]

@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import tempfile
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -143,10 +144,28 @@ def _chunks(batches: Iterator[list[Row]], encode: RowEncoder, num_proc: int) -> 
         yield from map(encode, batches)
         return
     import multiprocessing
+    from concurrent.futures import Future, ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
 
-    # Forked, so that a format may be any function; results come back in order.
-    with multiprocessing.get_context("fork").Pool(num_proc, _set_encoder, (encode,)) as pool:
-        yield from pool.imap(_encode, batches)
+    # Forked, so that a format may be any function. Not multiprocessing's Pool, which waits for
+    # ever for a process that was killed.
+    context = multiprocessing.get_context("fork")
+    pool = ProcessPoolExecutor(num_proc, context, _set_encoder, (encode,))
+    begun: deque[Future[Encoded]] = deque()
+    try:
+        for batch in batches:
+            begun.append(pool.submit(_encode, batch))
+            if len(begun) > 2 * num_proc:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
+    except BrokenProcessPool:
+        raise DataError(
+            f"one of the {num_proc} processes that tokenise the data was killed, perhaps for "
+            "memory: lower num_proc"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 _encoder: RowEncoder | None = None

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.random import default_rng
 
-from inlay.core.errors import ConfigError
+from inlay.core.errors import ConfigError, InlayError
 from inlay.core.types import Batch, IndexedDataset, Window
 
 if TYPE_CHECKING:
@@ -186,6 +186,25 @@ class _Fetch:
         return self.dataset.stand_in(items[0]) if is_stand_in else self.dataset.collate(items)
 
 
+class _Returning:
+    """Returns a mistake in the data: raised in a worker, torch would bury it in a traceback."""
+
+    def __init__(self, fetch: _Fetch) -> None:
+        self.fetch = fetch
+
+    def __getitem__(self, request: _Request) -> Batch | InlayError:
+        try:
+            return self.fetch[request]
+        except InlayError as error:
+            return error
+
+
+def _raised(found: Batch | InlayError) -> Batch:
+    if isinstance(found, InlayError):
+        raise found
+    return found
+
+
 class _Workers:
     """torch's DataLoader, asked for one list of requests after another."""
 
@@ -194,8 +213,8 @@ class _Workers:
         from torch.utils.data import DataLoader
 
         self._asked = _Restartable()
-        self._loader: Iterable[Batch] = DataLoader(
-            fetch,  # type: ignore[arg-type]
+        self._loader: Iterable[Batch | InlayError] = DataLoader(
+            _Returning(fetch),  # type: ignore[arg-type]
             batch_size=None,
             sampler=self._asked,
             collate_fn=_as_it_is,
@@ -208,7 +227,7 @@ class _Workers:
 
     def read(self, requests: Iterator[_Request]) -> Iterator[Batch]:
         self._asked.requests = requests
-        return iter(self._loader)
+        return map(_raised, iter(self._loader))
 
 
 class _Restartable:

@@ -65,13 +65,13 @@ def cut_at_pictures(
             cut.append(piece)
             continue
         *heads, tail = piece.text.split(IMAGE_MARK)
-        after = piece.after
+        after, behind_last = piece.after, ""
         for head in heads:
             plan = next(rest)
-            if text := head + plan.prefix:
+            if text := behind_last + head + plan.prefix:
                 cut.append(Piece(text, piece.trained, None, after))
             cut.append(Piece("", False, plan.ids))
-            after = behind(plan)
-        if tail:
-            cut.append(Piece(tail, piece.trained, None, after))
+            after, behind_last = behind(plan), plan.suffix
+        if text := behind_last + tail:
+            cut.append(Piece(text, piece.trained, None, after))
     return cut

@@ -198,18 +198,18 @@ class LLaVAModel(nn.Module):
         Returns:
             int64 ``[1, N + M]``, prompt and answer.
         """
+        if "generation_config" not in kwargs:  # it says itself
+            kwargs["use_cache"] = True
         with evaluating(self):
             ids = input_ids.to(self.device)
             mask = torch.ones_like(ids) if attention_mask is None else attention_mask
             if images is None:
-                return self.llm.generate(
-                    input_ids=ids, attention_mask=mask, use_cache=True, **kwargs
-                )
+                return self.llm.generate(input_ids=ids, attention_mask=mask, **kwargs)
             images = {name: value.to(self.device) for name, value in images.items()}
             embeds = self.embed(ids, images, image_positions)
             # The ids serve repetition penalties and the streamer; the first step uses the vectors.
             known = ids.clamp(max=self.llm.get_input_embeddings().weight.shape[0] - 1)
             out = self.llm.generate(
-                input_ids=known, inputs_embeds=embeds, attention_mask=mask, use_cache=True, **kwargs
+                input_ids=known, inputs_embeds=embeds, attention_mask=mask, **kwargs
             )
             return torch.cat([ids, out[:, ids.shape[1] :]], dim=1)

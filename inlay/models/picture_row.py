@@ -26,20 +26,16 @@ class Pictures:
     """The pictures of a row as the batch carries them, joined along their first axis.
 
     Args:
-        images: ``pixel_values`` with one or several rows for each picture: several patches where
-            ``image_grid_thw`` int64 ``[I, 3]`` is given (their number is its product), several
-            tiles where ``num_tiles`` int64 ``[I]`` is given; without either, every row counts as a
-            picture. Every other tensor has as many rows as ``pixel_values``, or one per picture.
+        images: ``pixel_values`` with one or several rows (patches, tiles) for each picture, as
+            many as ``num_rows`` int64 ``[I]`` says; ``num_tokens`` int64 ``[I]``, the image tokens
+            of each; what else the model takes, with as many rows as ``pixel_values`` or one per
+            picture.
     """
 
     def __init__(self, images: dict[str, torch.Tensor]) -> None:
-        self.tensors = {k: v for k, v in images.items() if k != "num_tiles"}
-        if "num_tiles" in images:
-            self.rows = images["num_tiles"].tolist()
-        elif "image_grid_thw" in images:
-            self.rows = images["image_grid_thw"].prod(-1).tolist()
-        else:
-            self.rows = [1] * len(images["pixel_values"])
+        self.tensors = dict(images)
+        self.rows = self.tensors.pop("num_rows").tolist()
+        self.tokens = self.tensors.pop("num_tokens").tolist()
 
     def inputs(self, family: Family, dtype: torch.dtype, first: int, last: int) -> dict[str, Any]:
         """Return pictures ``[first, last)`` as keyword arguments of the model, pixels cast."""
@@ -55,24 +51,20 @@ class Pictures:
     def cuts(self, tokens_before: list[int]) -> list[int]:
         """Return the number of pictures before each place in the row.
 
-        A picture has tokens in proportion to its patches or tiles.
-
         Args:
             tokens_before: image tokens before each place; the last place is the end of the row.
 
         Raises:
             ModelError: a place lies within a picture.
         """
-        rows_before = [0, *accumulate(self.rows)]
-        tokens, rows = tokens_before[-1], rows_before[-1]
-        pictures = {rows_so_far * tokens: i for i, rows_so_far in enumerate(rows_before)}
+        pictures = {tokens: i for i, tokens in enumerate(accumulate(self.tokens, initial=0))}
         try:
-            return [pictures[count * rows] for count in tokens_before]
+            return [pictures[count] for count in tokens_before]
         except KeyError:
             raise ModelError(
-                f"cannot tell which pictures belong to which document: {len(self.rows)} pictures "
-                f"of {rows} patches or tiles have {tokens} image tokens, with {tokens_before} of "
-                "them before the documents' borders. Is the image processor the model's own?"
+                f"cannot tell which pictures belong to which document: they need {self.tokens} "
+                f"image tokens, and the row has {tokens_before} of them before the documents' "
+                "borders. Is the image processor the model's own?"
             ) from None
 
 

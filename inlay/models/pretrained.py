@@ -12,8 +12,8 @@ from torch import nn
 from inlay.core.errors import ModelError, did_you_mean
 
 EXPECTED = (
-    "expected a checkpoint folder of Inlay (iter_N), a projector/ folder of exported parts, or a "
-    ".safetensors file"
+    "expected a checkpoint folder of Inlay (iter_N), a projector/ folder of exported parts, a "
+    "nanoVLM folder, or a .safetensors file"
 )
 PARTS = ("projector.", "llm.", "visual_encoder.")
 
@@ -23,12 +23,16 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
 
     Args:
         path: a checkpoint folder, a work folder (its last checkpoint), a folder of exported parts
-            or its ``projector/``, or a ``.safetensors`` file. ``iter_300.pth`` stands for the
-            folder ``iter_300``.
+            or its ``projector/``, a ``.safetensors`` file, or a nanoVLM folder. ``iter_300.pth``
+            stands for the folder ``iter_300``.
 
     Raises:
         ModelError: nothing of that kind is there.
     """
+    if _is_nanovlm(Path(path)):
+        from inlay.models.nanovlm import from_nanovlm  # it builds a LLaVAModel, which needs this
+
+        return from_nanovlm(path).state_dict()
     file = _weights_file(Path(path))
     try:
         tensors = load_file(file)
@@ -37,6 +41,11 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
     # A projector folder holds its own names, without that of the part.
     own = any(name.startswith(PARTS) for name in tensors)
     return tensors if own else {f"projector.{name}": t for name, t in tensors.items()}
+
+
+def _is_nanovlm(folder: Path) -> bool:
+    config = folder / "config.json"
+    return config.is_file() and "vit_model_type" in config.read_text(encoding="utf-8")
 
 
 def _weights_file(path: Path) -> Path:

@@ -12,7 +12,7 @@ def write_tiny_backbones(
     image_size: int,
     *,
     patch_size: int = 12,
-    width: int = 128,
+    width: int = 96,
     num_layers: int = 4,
     num_heads: int = 4,
     initializer_range: float = 0.06,

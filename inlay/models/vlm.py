@@ -187,6 +187,8 @@ class VisionFinetune(nn.Module):
         Returns:
             int64 ``[1, N + M]``, prompt and answer.
         """
+        if "generation_config" not in kwargs:  # it says itself
+            kwargs["use_cache"] = True
         with evaluating(self):
             ids = input_ids.to(self.device)
             if images is not None:
@@ -198,7 +200,6 @@ class VisionFinetune(nn.Module):
             return self.llm.generate(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids) if attention_mask is None else attention_mask,
-                use_cache=True,
                 **row.pixels(self.family, self.base.dtype),
                 **self._type_ids(row.is_image, ids.shape[1]),
                 **kwargs,

@@ -322,6 +322,19 @@ def stop_at(batch: int, number: int = signal.SIGTERM) -> Callable[[], None]:
     return patch
 
 
+def look_here() -> None:
+    """For ``before``: exports are looked at in this process, without new imports of seconds."""
+    import subprocess
+
+    from inlay.convert import probe
+
+    def run(words: list[str], input: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+        answer = {**probe.look(json.loads(input)), "foreign": True}
+        return subprocess.CompletedProcess(words, 0, json.dumps(answer), "")
+
+    subprocess.run = run  # type: ignore[assignment]
+
+
 def stop_in_validation() -> None:
     """For ``before``: SIGTERM comes at the second batch of the first validation."""
     from inlay.engine.parallel.single import SingleDevice

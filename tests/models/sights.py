@@ -98,7 +98,7 @@ def pictures(count: int) -> dict[str, torch.Tensor]:
 
 
 def _tiles(sizes: list[list[int]] | None = None, mask: bool = False) -> dict[str, torch.Tensor]:
-    images = {**pictures(6), "num_tiles": torch.tensor([3, 3])}
+    images = {**pictures(6), "num_rows": torch.tensor([3, 3])}
     if sizes is not None:
         images["image_sizes"] = torch.tensor(sizes)
     if mask:
@@ -108,7 +108,8 @@ def _tiles(sizes: list[list[int]] | None = None, mask: bool = False) -> dict[str
 
 def _patches() -> dict[str, torch.Tensor]:
     grids = torch.tensor([[1, 4, 4], [1, 4, 6]])
-    return {"pixel_values": torch.randn(40, 3 * 2 * PATCH**2), "image_grid_thw": grids}
+    patches = torch.randn(40, 3 * 2 * PATCH**2)
+    return {"pixel_values": patches, "image_grid_thw": grids, "num_rows": grids.prod(1)}
 
 
 ROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}
@@ -192,7 +193,12 @@ def _hybrid() -> Any:
 
 def _gemma3() -> Any:
     return T.Gemma3Config(
-        text_config=T.Gemma3TextConfig(**TEXT, head_dim=8, sliding_window=8),
+        text_config=T.Gemma3TextConfig(
+            **TEXT,
+            head_dim=8,
+            sliding_window=8,
+            layer_types=["sliding_attention", "full_attention"],
+        ),
         vision_config=T.SiglipVisionConfig(**VISION),
         image_token_index=IMAGE,
         mm_tokens_per_image=4,
@@ -247,4 +253,11 @@ def family(name: str) -> tuple[Any, Images, list[int]]:
     """A model, the pictures of a row, and the tokens of each picture."""
     make, images, tokens = FAMILIES[name]
     torch.manual_seed(0)
-    return livelier(T.AutoModelForImageTextToText.from_config(make())), images(), tokens
+    model = livelier(T.AutoModelForImageTextToText.from_config(make()))
+    return model, told_apart(images(), tokens), tokens
+
+
+def told_apart(images: Images, tokens: list[int]) -> Images:
+    """Pictures with their image tokens and, if not known yet, one row of pixels each."""
+    rows = torch.ones(len(tokens)).long()
+    return {"num_rows": rows, **images, "num_tokens": torch.tensor(tokens)}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig
-from sights import IMAGE, clip, family, livelier, llama, pictures, row, seeing, siglip
+from sights import IMAGE, clip, family, livelier, llama, pictures, row, seeing, siglip, told_apart
 
 from inlay.core.errors import ModelError
 from inlay.models import LLaVAModel, VisionFinetune
@@ -30,7 +30,7 @@ def perturbed(model: Any) -> Any:
 @torch.no_grad()
 def loss(model: Any) -> float:
     torch.manual_seed(9)
-    return float(model(**row([(seeing(16), 5)], pictures(1))).loss_sum)
+    return float(model(**row([(seeing(16), 5)], told_apart(pictures(1), [16]))).loss_sum)
 
 
 def test_parts_that_hold_all(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig
-from sights import FAMILIES, IMAGE, family, pictures, row, seeing, text
+from sights import FAMILIES, IMAGE, family, pictures, row, seeing, text, told_apart
 
 from inlay.core.errors import ModelError
 from inlay.models import VisionFinetune
@@ -20,6 +20,7 @@ KINDS = {
     "qwen3_vl": ["mm_token_type_ids"],
     "gemma3": ["token_type_ids"],
 }
+COUNTS = ("num_rows", "num_tokens")
 LORA = dict(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
 
 
@@ -46,7 +47,7 @@ def of_picture(images: dict[str, Any], index: int, batch_axis: bool) -> dict[str
     tiles = len(images["pixel_values"]) // 2
     taken = {}
     for name, value in images.items():
-        if name == "num_tiles":
+        if name in COUNTS:
             continue
         size = tiles if name.startswith("pixel_") else 1
         part = value[index * size : (index + 1) * size]
@@ -100,20 +101,23 @@ def test_documents_one_by_one_take_their_own_pictures() -> None:
     model, images, _ = family("gemma3")
     vlm = VisionFinetune(model).eval()
     two, none, one = (seeing(4, 4), 3), (text(7), 2), (seeing(4), 3)
-    images["pixel_values"] = torch.cat([images["pixel_values"], torch.randn(1, 3, 16, 16)])
-    whole = vlm(**row([two, none, one], images)).loss_sum
-    pixels = images["pixel_values"]
-    apart = vlm(**row([two], {"pixel_values": pixels[:2]})).loss_sum + vlm(**row([none])).loss_sum
-    apart = apart + vlm(**row([one], {"pixel_values": pixels[2:]})).loss_sum
+    pixels = torch.cat([images["pixel_values"], torch.randn(1, 3, 16, 16)])
+
+    def loss(documents: Any, pixels: torch.Tensor) -> torch.Tensor:
+        images = told_apart({"pixel_values": pixels}, [4] * len(pixels))
+        return vlm(**row(documents, images)).loss_sum
+
+    whole = loss([two, none, one], pixels)
+    apart = loss([two], pixels[:2]) + vlm(**row([none])).loss_sum + loss([one], pixels[2:])
     torch.testing.assert_close(whole, apart)
-    swapped = vlm(**row([two, none, one], {"pixel_values": pixels.flip(0)})).loss_sum
+    swapped = loss([two, none, one], pixels.flip(0))
     assert (swapped - whole).abs() > 1e-3
 
 
 def test_pictures_of_several_tiles_are_told_apart() -> None:
-    images = {**pictures(6), "num_tiles": torch.tensor([1, 3, 2])}
+    images = told_apart({**pictures(6), "num_rows": torch.tensor([1, 3, 2])}, [4, 11, 9])
     held = Pictures(images)
-    assert held.cuts([0, 4, 16, 24]) == [0, 1, 2, 3]  # 4 tokens a tile
+    assert held.cuts([0, 4, 15, 24]) == [0, 1, 2, 3]
     with pytest.raises(ModelError, match="which pictures belong"):
         held.cuts([0, 5, 24])
     taken = held.inputs(Family(batch_axis=True), torch.bfloat16, 1, 2)
@@ -121,7 +125,7 @@ def test_pictures_of_several_tiles_are_told_apart() -> None:
     assert torch.equal(
         taken["pixel_values"][0].float(), images["pixel_values"][1:4].bfloat16().float()
     )
-    row = PictureRow(torch.ones(1, 24).long(), torch.tensor([0, 16, 24]), images, torch.arange(24))
+    row = PictureRow(torch.ones(1, 24).long(), torch.tensor([0, 15, 24]), images, torch.arange(24))
     assert [(d.first, d.last) for d in row.documents()] == [(0, 2), (2, 3)]
 
 
@@ -205,6 +209,31 @@ def test_qlora_trains_a_whole_model_in_four_bits(name: str, tmp_path: Any) -> No
 
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", "llava_next", "smolvlm", "gemma3"])
 @torch.no_grad()
+def test_generation_uses_a_cache_without_a_warning(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    from transformers import GenerationConfig
+    from transformers.utils import logging
+
+    model, images, tokens = family(name)
+    vlm = VisionFinetune(model)
+    lengths: list[int] = []
+    layer = model.model.language_model if name != "smolvlm" else model.model.text_model
+    layer.layers[0].register_forward_pre_hook(lambda _, given: lengths.append(given[0].shape[1]))
+    prompt = torch.tensor([seeing(*tokens)])
+    config = GenerationConfig(max_new_tokens=3, do_sample=False)
+    logging.enable_propagation()
+    try:
+        for given in (dict(max_new_tokens=3, do_sample=False), dict(generation_config=config)):
+            vlm.generate(prompt, images=images, **given)
+    finally:
+        logging.disable_propagation()
+    assert lengths == [prompt.shape[1], 1, 1] * 2
+    assert not [r for r in caplog.records if "cache" in r.message or "generation" in r.message]
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", "llava_next", "smolvlm", "gemma3"])
+@torch.no_grad()
 def test_generation_is_greedy_by_hand(name: str) -> None:
     model, images, tokens = family(name)
     vlm = VisionFinetune(model).train()
@@ -213,7 +242,7 @@ def test_generation_is_greedy_by_hand(name: str) -> None:
     out = vlm.generate(torch.tensor([prompt]), images=images, **given)
     assert vlm.training and out[0, : len(prompt)].tolist() == prompt
     ids = list(prompt)
-    pixels = {n: t for n, t in images.items() if n != "num_tiles"}
+    pixels = {n: t for n, t in images.items() if n not in COUNTS}
     if name == "smolvlm":
         pixels = {n: t[None] for n, t in pixels.items()}
     for _ in range(4):

@@ -1,4 +1,4 @@
-"""Every recipe makes one real update on a shrunk random model of its own class."""
+"""Every recipe for text makes a real update on a shrunk random model of its own class."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from inlay.app.dry_run import dry_run
 from inlay.config.load import load_config
 from inlay.config.source import recipes
 
-NAMES = list(recipes())
+EYES = ("llava", "nanovlm", "qwen_vl", "smolvlm")
+NAMES = [n for n, path in recipes().items() if path.parent.name not in EYES and "vlm" not in n]
 SIZES = {
     "hidden_size": 32,
     "intermediate_size": 64,

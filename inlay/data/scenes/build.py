@@ -40,7 +40,7 @@ TEST_SPLITS = ("seen", "pairs", "relations")
 _SHOWN = tuple(pair for pair in PAIRS if pair not in HELD_OUT_PAIRS)
 _NEW = tuple((colour, NEW_SHAPE) for colour in COLOURS)
 _COUNTS = (1, 2, 3, 3, 4, 4)
-_LAYOUT_SHARE = 0.3
+_LAYOUT_SHARE = 0.2
 _CAPTION_SHARE = 0.3
 
 

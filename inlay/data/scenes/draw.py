@@ -1,7 +1,7 @@
 """Scenes of a few coloured shapes: what is in the picture, its pixels, and exact masks.
 
-Everything follows from a seed. No two objects overlap, and the centres of any two differ by at
-least ``GAP`` pixels in both coordinates, so "left of" and "above" are never a matter of taste.
+Everything follows from a seed. A thing stands near the middle of a cell of a grid, in a row and a
+column of its own: no two overlap, and "left of" and "above" are never a matter of taste.
 """
 
 from __future__ import annotations
@@ -31,13 +31,15 @@ NEW_SHAPE = "heart"
 """A shape that only the scenes with a twist hold: for a trained model to learn."""
 BACKGROUNDS = ("plain", "gradient", "stripes", "noise")
 
-MAX_OBJECTS = 4
-MIN_RADIUS, MAX_RADIUS = 12.0, 18.0
-GAP = 10.0
+GRID = 4
+"""Rows and columns of the grid; no two things share either."""
+MAX_OBJECTS = GRID
+MIN_RADIUS, MAX_RADIUS = 7.5, 11.0
+_CELL = SIZE / GRID
+_SHIFT = 2.0
 _SUPERSAMPLING = 4
 _JITTER = 12
 _TURN = 8.0
-_TRIES = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,41 +79,32 @@ class Scene:
 
 
 def random_scene(rng: random.Random, pairs: list[tuple[str, str]]) -> Scene:
-    """Draw a scene by lot.
+    """Draw a scene by lot: each thing near the middle of a cell, in a row and a column of its own.
 
     Args:
         rng: the only source of chance.
         pairs: colour and shape of the objects, one to ``MAX_OBJECTS``.
     """
-    for _ in range(_TRIES):
-        things = _place(rng, pairs)
-        if things is not None:
-            things.sort(key=lambda t: t.x)
-            return Scene(rng.choice(BACKGROUNDS), rng.getrandbits(32), tuple(things))
-    raise AssertionError(f"{len(pairs)} objects always fit within {_TRIES} tries")
+    columns, rows = (rng.sample(range(GRID), len(pairs)) for _ in range(2))
+    things = [_thing(rng, *where) for where in zip(pairs, columns, rows, strict=True)]
+    things.sort(key=lambda t: t.x)
+    return Scene(rng.choice(BACKGROUNDS), rng.getrandbits(32), tuple(things))
 
 
-def _place(rng: random.Random, pairs: list[tuple[str, str]]) -> list[Thing] | None:
-    things: list[Thing] = []
-    for colour, shape in pairs:
-        for _ in range(_TRIES):
-            radius = rng.uniform(MIN_RADIUS, MAX_RADIUS)
-            x, y = (rng.uniform(radius + 1, SIZE - radius - 1) for _ in range(2))
-            if all(_apart(x, y, radius, other) for other in things):
-                break
-        else:
-            return None
-        red, green, blue = (
-            min(255, max(0, c + rng.randint(-_JITTER, _JITTER))) for c in COLOURS[colour]
-        )
-        angle = rng.uniform(-_TURN, _TURN)
-        things.append(Thing(shape, colour, x, y, radius, angle, (red, green, blue)))
-    return things
-
-
-def _apart(x: float, y: float, radius: float, other: Thing) -> bool:
-    dx, dy = abs(x - other.x), abs(y - other.y)
-    return min(dx, dy) >= GAP and math.hypot(dx, dy) >= radius + other.radius + 2
+def _thing(rng: random.Random, pair: tuple[str, str], column: int, row: int) -> Thing:
+    x, y = (_CELL * (place + 0.5) + rng.uniform(-_SHIFT, _SHIFT) for place in (column, row))
+    red, green, blue = (
+        min(255, max(0, c + rng.randint(-_JITTER, _JITTER))) for c in COLOURS[pair[0]]
+    )
+    return Thing(
+        pair[1],
+        pair[0],
+        x,
+        y,
+        rng.uniform(MIN_RADIUS, MAX_RADIUS),
+        rng.uniform(-_TURN, _TURN),
+        (red, green, blue),
+    )
 
 
 def draw(scene: Scene) -> Image.Image:

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from inlay.data.scenes.draw import COLOURS, NEW_SHAPE, SHAPES, SIZE, Scene, Thing
+from inlay.data.scenes.draw import COLOURS, GRID, NEW_SHAPE, SHAPES, SIZE, Scene, Thing
 
 Pair = tuple[str, str]
 
@@ -37,8 +37,6 @@ RELATIONS = {"left of": "right of", "above": "below"}
 """A relation and its opposite; the key holds where the first one's coordinate is smaller."""
 CAPTION_REQUEST = "describe the picture."
 LAYOUT_REQUEST = "read the picture row by row."
-GRID = 4
-"""Rows and columns of the cells that ``layout`` reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +141,7 @@ def caption(scene: Scene) -> tuple[str, list[Phrase]]:
 
 
 def layout(scene: Scene) -> str:
-    """Read ``GRID x GRID`` cells row by row: what has its centre there, or ``empty``."""
+    """Read the cells of the grid row by row: what stands there, or ``empty``."""
     cells = ["empty"] * (GRID * GRID)
     for thing in scene.things:
         row, column = (int(c * GRID / SIZE) for c in (thing.y, thing.x))

@@ -9,9 +9,11 @@ without the tokens, such that pictures join along the first axis:
   ``[n, 3, h, w]``, DeepSeek-VL, its hybrid with ``high_res_pixel_values`` beside): as they are;
 - variable-tile families whose model takes an axis of pictures and one of tiles (LLaVA-NeXT,
   LLaVA-OneVision, Idefics3, SmolVLM: ``[1, n, 3, h, w]``): the first axis is gone,
-  ``pixel_values [n, 3, h, w]``, so is that of ``pixel_attention_mask [n, h, w]``, and ``num_tiles``
-  int64 ``[1]`` holds ``n``; beside it what the family has of ``image_sizes [1, 2]`` and
-  ``batch_num_images [1]``. The model's side rebuilds its layout from ``num_tiles``.
+  ``pixel_values [n, 3, h, w]``, so is that of ``pixel_attention_mask [n, h, w]``; beside it what
+  the family has of ``image_sizes [1, 2]`` and ``batch_num_images [1]``.
+
+Beside these stand ``num_rows`` int64 ``[1]``, the length of ``pixel_values``, and ``num_tokens``
+int64 ``[1]``, the picture's image tokens: the model's side tells pictures apart by them.
 
 Every picture is prepared alone: LLaVA-OneVision, which shows a picture in less detail when a
 message holds several, sees each in full.
@@ -22,6 +24,8 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from inlay.core.errors import ConfigError
 from inlay.core.io import fingerprint
@@ -136,11 +140,13 @@ class HFImageProcessor:
         """
         from inlay.data.vision.hf_plan import call, joinable
 
+        tokens = self.plan(*image.size).ids.count(self.image_token_id)
         image = self._transform(image, seed)
         size = self._bounded(*image.size)
         if size != image.size:
             image = image.resize(size, BICUBIC)
-        return joinable(call(self.processor, image))
+        pixels = joinable(call(self.processor, image))
+        return {**pixels, "num_tokens": np.array([tokens], np.int64)}
 
     def settings(self) -> dict[str, Any]:
         """Return the bounds; everything else stands in the processor's own files."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -98,11 +99,12 @@ class Planner:
         return [int(i) for i in np.asarray(features["input_ids"][0])], joinable(features)
 
     def _as_plan(self, ids: list[int], features: Pixels) -> ImagePlan:
-        special = (k for k, i in enumerate(ids) if i in self._special or i == self.image_token_id)
-        start = next(special)
-        prefix = self.processor.tokenizer.decode(ids[:start]) if start else ""
+        special = [k for k, i in enumerate(ids) if i in self._special or i == self.image_token_id]
+        start, stop = special[0], special[-1] + 1
+        prefix, suffix = map(self.processor.tokenizer.decode, (ids[:start], ids[stop:]))
         values = features["pixel_values"]
-        return ImagePlan(prefix, tuple(ids[start:]), len(values) if values.ndim == 4 else 1)
+        tiles = len(values) if values.ndim == 4 else 1
+        return ImagePlan(prefix, tuple(ids[start:stop]), tiles, suffix)
 
 
 class _Counter:
@@ -110,14 +112,14 @@ class _Counter:
 
     def __init__(self, processor: Any, image_token_id: int, plan: ImagePlan, offset: int) -> None:
         self.processor, self.image_token_id, self.offset = processor, image_token_id, offset
-        self.prefix, self.tiles = plan.prefix, plan.tiles
+        self.plan = plan
         first = plan.ids.index(image_token_id)
         last = first + plan.ids.count(image_token_id)
         self.before, self.after = plan.ids[:first], plan.ids[last:]
 
     def __call__(self, size: tuple[int, int]) -> ImagePlan:
         run = (self.image_token_id,) * (reported(self.processor, size) + self.offset)
-        return ImagePlan(self.prefix, self.before + run + self.after, self.tiles)
+        return replace(self.plan, ids=self.before + run + self.after)
 
 
 def _counter(processor: Any, image_token_id: int, probe: Any) -> _Counter | None:
@@ -151,7 +153,7 @@ def joinable(features: Any) -> Pixels:
     """Return a processor's arrays for one picture so that pictures join along the first axis.
 
     Tokens are left out. Where a family has an axis of tiles beside that of pictures (``[1, n, 3,
-    h, w]``), the picture's axis goes and ``num_tiles`` int64 ``[1]`` says how many tiles it had.
+    h, w]``), the picture's axis goes. ``num_rows`` int64 ``[1]`` is the length of ``pixel_values``.
     """
     found = {k: np.asarray(v) for k, v in features.items() if k not in _TEXT}
     pixels = {
@@ -162,7 +164,7 @@ def joinable(features: Any) -> Pixels:
     if values.ndim == 5:
         tiled = [n for n, v in pixels.items() if v.ndim > 2 and v.shape[:2] == values.shape[:2]]
         pixels.update({name: pixels[name][0] for name in tiled})
-        pixels["num_tiles"] = np.array([values.shape[1]], np.int64)
+    pixels["num_rows"] = np.array([len(pixels["pixel_values"])], np.int64)
     return pixels
 
 

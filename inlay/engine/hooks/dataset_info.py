@@ -61,7 +61,9 @@ class DatasetInfoHook(Hook):
 
 def _is_stream(loader: Any) -> bool:
     """Whether the loader's rows are read while the run goes on."""
-    return loader is not None and loader.iters_per_epoch is None and hasattr(loader.dataset, "report")
+    return (
+        loader is not None and loader.iters_per_epoch is None and hasattr(loader.dataset, "report")
+    )
 
 
 def shortened(ids: np.ndarray, image_processor: Any) -> np.ndarray:

@@ -17,6 +17,7 @@ train_dataset = dict(
     overlong="truncate",
     val_fraction=val_fraction,
     part="train",
+    num_proc=max(1, dataloader_num_workers),  # each picture is looked at once, before the run
 )
 
 train_dataloader = dict(

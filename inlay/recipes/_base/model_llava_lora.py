@@ -9,6 +9,8 @@ from inlay.models import LLaVAModel, load_visual_encoder
 
 _base_ = ["tokenizer_llava.py"]
 
+mm_projector_lr = 2e-5
+
 #######################################################################
 #             PART 2  Model & Tokenizer & Image Processor             #
 #######################################################################

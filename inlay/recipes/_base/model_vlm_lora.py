@@ -1,5 +1,5 @@
 # ruff: noqa: F821 (a part of a config: its names are assigned by the other parts)
-"""PART 2: LoRA on a bfloat16 model."""
+"""PART 2: LoRA on the language model of a bfloat16 model."""
 
 import torch
 from peft import LoraConfig
@@ -8,6 +8,9 @@ from transformers import AutoModelForImageTextToText
 from inlay.models import VisionFinetune
 
 _base_ = ["tokenizer_vlm.py"]
+
+# adapters on the language model alone; () puts them on all three parts
+freeze = ("vision", "projector")
 
 #######################################################################
 #             PART 2  Model & Tokenizer & Image Processor             #

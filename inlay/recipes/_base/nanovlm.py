@@ -24,7 +24,8 @@ from inlay.models import LLaVAModel, load_visual_encoder
 #######################################################################
 tokenizer = dict(
     type=AutoTokenizer.from_pretrained,
-    pretrained_model_name_or_path=lm_model_type,
+    pretrained_model_name_or_path=lm_tokenizer,
+    padding_side="right",
 )
 
 image_processor = dict(
@@ -34,6 +35,8 @@ image_processor = dict(
     pixel_shuffle_factor=mp_pixel_shuffle_factor,
     max_image_size=max_img_size,
     resize_to_max=resize_to_max_side_len,
+    image_mean="encoder" if normalise_pixels else None,
+    image_std="encoder" if normalise_pixels else None,
 )
 
 model = dict(
@@ -42,6 +45,7 @@ model = dict(
     projector="pixel_shuffle",
     pixel_shuffle_factor=mp_pixel_shuffle_factor,
     visual_select_layer=None,  # the last layer, after the final norm
+    pretrained_pth=resume_from_vlm_checkpoint,
     llm=dict(
         type=AutoModelForCausalLM.from_pretrained,
         pretrained_model_name_or_path=lm_model_type,
@@ -62,14 +66,14 @@ train_dataset = dict(
     sources=[
         dict(
             path=train_dataset_path,
-            name=list(train_dataset_name),
+            name=train_dataset_name,
             image_folder=image_folder,
             skip_failing=True,
         )
     ],
     tokenizer=tokenizer,
     image_processor=image_processor,
-    template=prompt_template,
+    template=lm_chat_template,
     max_length=lm_max_length,
     max_sample_length=max_sample_length,
     overlong="drop",
@@ -84,6 +88,8 @@ train_dataset = dict(
     val_size=val_size,
     part="train",
 )
+if not stream_dataset:
+    train_dataset["num_proc"] = max(1, dataloader_num_workers)
 
 train_dataloader = dict(
     batch_size=batch_size,
@@ -105,7 +111,7 @@ if val_size and eval_in_epochs:
 #######################################################################
 optim_wrapper = dict(
     type=OptimWrapper,
-    optimizer=dict(type=optim_type, lr=lr_language_backbone or lr_mp),
+    optimizer=dict(type=optim_type, lr=max(lr_mp, lr_vision_backbone, lr_language_backbone)),
     lr_groups=dict(
         projector=lr_mp,
         visual_encoder=lr_vision_backbone,
@@ -149,7 +155,7 @@ custom_hooks = [
         evaluation_inputs=evaluation_inputs,
         evaluation_images=evaluation_images,
         system=SYSTEM,
-        prompt_template=prompt_template,
+        prompt_template=lm_chat_template,
         max_new_tokens=100,
     ),
     dict(type=StatisticsHook, interval=stats_log_interval * gradient_accumulation_steps),
@@ -177,6 +183,7 @@ env_cfg = dict(
 )
 visualizer = None
 log_level = "INFO"
+work_dir = vlm_checkpoint_path
 
 load_from = None  # a checkpoint whose weights the run starts from
 resume = False  # go on from the newest checkpoint of the work dir

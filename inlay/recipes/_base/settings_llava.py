@@ -30,6 +30,7 @@ dataloader_num_workers = 4
 max_epochs = 1
 optim_type = AdamW
 lr = 2e-4
+mm_projector_lr = None  # the projector's own rate; None: lr
 betas = (0.9, 0.999)
 weight_decay = 0
 max_norm = 1  # gradient clipping

@@ -21,13 +21,13 @@ visual_encoder_name_or_path = llm_name_or_path + "/visual_encoder"
 pretrained_pth = None  # trained weights to start from: a checkpoint, or an export
 
 # Scheduler & Optimizer
-batch_size = 32  # per device
+batch_size = 16  # per device
 accumulative_counts = 1
-dataloader_num_workers = 1
-max_epochs = 4
+dataloader_num_workers = 0
+max_epochs = 6
 optim_type = AdamW
 lr = 2e-3
-betas = (0.9, 0.95)
+betas = (0.9, 0.98)
 weight_decay = 0
 max_norm = 1  # gradient clipping
 warmup_ratio = 0.03
@@ -37,7 +37,7 @@ save_steps = 500
 save_total_limit = 2  # checkpoints to keep; -1 keeps all
 
 # Let the model answer while it trains
-evaluation_freq = 500
+evaluation_freq = 2000
 SYSTEM = ""
 evaluation_images = None
 evaluation_inputs = ["describe the picture."]

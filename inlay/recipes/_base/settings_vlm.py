@@ -9,7 +9,7 @@ from torch.optim import AdamW
 pretrained_model_name_or_path = "Qwen/Qwen2.5-VL-3B-Instruct"
 min_pixels = None  # px of a picture; smaller ones are enlarged. None: the model's own limit
 max_pixels = None  # px of a picture; larger ones are shrunk
-freeze = ()  # parts that stay as they are: "vision", "projector", "language", or module paths
+freeze = ("vision",)  # of "vision", "projector", "language", module paths; they get no adapters
 
 # Data
 data_path = "data.json"  # a file, a folder, or the name of a data set on the hub

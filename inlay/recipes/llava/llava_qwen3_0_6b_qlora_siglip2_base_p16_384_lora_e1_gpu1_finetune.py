@@ -4,7 +4,7 @@ _base_ = [
     "../_base/settings_llava.py",
     "../_base/model_llava_qlora.py",
     "../_base/data_llava.py",
-    "../_base/optim.py",
+    "../_base/optim_llava.py",
     "../_base/runtime_images.py",
 ]
 
@@ -12,5 +12,7 @@ llm_name_or_path = "Qwen/Qwen3-0.6B"
 visual_encoder_name_or_path = "google/siglip2-base-patch16-384"
 prompt_template = None  # the tokenizer's own chat template
 pretrained_pth = "./work_dirs/llava_qwen3_0_6b_siglip2_base_p16_384_e1_gpu1_pretrain"
-batch_size = 4
-accumulative_counts = 4
+batch_size = 8
+accumulative_counts = 16  # 128 conversations an update, as on eight devices
+save_steps = 4000
+evaluation_freq = 4000

@@ -4,7 +4,7 @@ _base_ = [
     "../_base/settings_llava.py",
     "../_base/model_llava_full.py",
     "../_base/data_llava.py",
-    "../_base/optim.py",
+    "../_base/optim_llava.py",
     "../_base/runtime_images.py",
 ]
 

@@ -4,6 +4,6 @@ _base_ = [
     "../_base/settings_llava.py",
     "../_base/model_llava_pretrain.py",
     "../_base/data_llava.py",
-    "../_base/optim.py",
+    "../_base/optim_llava.py",
     "../_base/runtime_images.py",
 ]

@@ -9,5 +9,4 @@ _base_ = [
 ]
 
 pretrained_model_name_or_path = "HuggingFaceTB/SmolVLM-256M-Instruct"
-freeze = ("vision",)
 lr = 1e-5

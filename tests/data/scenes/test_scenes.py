@@ -94,7 +94,7 @@ def test_shapes_look_as_they_are_called() -> None:
         for thing in example("train", 5, index).scene.things:
             seen.add(thing.shape)
             area = mask(thing).sum() / thing.radius**2
-            assert area == pytest.approx(areas[thing.shape], rel=0.15), thing
+            assert area == pytest.approx(areas[thing.shape], rel=0.2), thing
             filled = mask(thing)[round(thing.y), round(thing.x)]
             assert filled == (thing.shape != "ring")
     assert seen == set(SHAPES)
@@ -216,13 +216,9 @@ def test_layouts_name_each_thing_in_its_cell() -> None:
         assert len(cells) == 16
         for thing in found["objects"]:
             ys, xs = np.nonzero(decode(thing["segmentation"]))
-            near = {
-                cells[int((ys.mean() + dy) // 24) * 4 + int((xs.mean() + dx) // 24)]
-                for dx in (-2, 2)
-                for dy in (-2, 2)
-            }
-            assert f"{thing['colour']} {thing['shape']}" in near
-        assert len(cells) - cells.count("empty") == len(found["objects"])
+            cell = cells[int(ys.mean() // 24) * 4 + int(xs.mean() // 24)]
+            assert cell == f"{thing['colour']} {thing['shape']}"
+        assert 16 - cells.count("empty") == len(found["objects"])
     assert seen > 20
 
 

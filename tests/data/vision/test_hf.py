@@ -33,14 +33,14 @@ def family(*names: str) -> Any:
 def joined(processor: HFImageProcessor, text: str, sizes: list[Any]) -> list[int]:
     """Tokenise a text with placeholders as a conversation: pieces, prefixes and ids."""
     assert processor.placeholder
-    first, *rest = text.split(processor.placeholder)
+    before, *rest = text.split(processor.placeholder)
     ids: list[int] = []
     for index, (after, size) in enumerate(zip(rest, sizes, strict=True)):
         plan = processor.plan(*size, index, len(sizes))
-        ids += processor.tokenizer(first + plan.prefix, add_special_tokens=False).input_ids
+        ids += processor.tokenizer(before + plan.prefix, add_special_tokens=False).input_ids
         ids += plan.ids
-        first = after
-    return ids + processor.tokenizer(first, add_special_tokens=False).input_ids
+        before = plan.suffix + after
+    return ids + processor.tokenizer(before, add_special_tokens=False).input_ids
 
 
 @family()
@@ -150,12 +150,15 @@ def test_pixel_bounds_before_a_processor_without_its_own(folder: Path, picture: 
 @family(*sorted(TILED))
 def test_tiles_join_along_the_first_axis(folder: Path, picture: Any) -> None:
     processor = HFImageProcessor(folder)
-    one, other = (processor.pixels(picture(*size)) for size in ((64, 64), (333, 100)))
-    assert one["num_tiles"] != other["num_tiles"]
-    assert one.keys() == other.keys() >= {"pixel_values", "num_tiles"}
+    sizes = (64, 64), (333, 100)
+    one, other = (processor.pixels(picture(*size)) for size in sizes)
+    assert one["num_rows"] != other["num_rows"]
+    assert one.keys() == other.keys() >= {"pixel_values", "num_rows", "num_tokens"}
     both = {name: np.concatenate([one[name], other[name]]) for name in one}
-    assert both["num_tiles"].dtype == np.int64
-    assert both["num_tiles"].sum() == len(both["pixel_values"])
+    assert both["num_rows"].dtype == both["num_tokens"].dtype == np.int64
+    assert both["num_rows"].sum() == len(both["pixel_values"])
+    tokens = [processor.plan(*size).ids.count(processor.image_token_id) for size in sizes]
+    assert both["num_tokens"].tolist() == tokens
     if "image_sizes" in both:
         assert both["image_sizes"].tolist() == [[64, 64], [100, 333]]
     if "pixel_attention_mask" in both:
@@ -163,14 +166,14 @@ def test_tiles_join_along_the_first_axis(folder: Path, picture: Any) -> None:
 
 
 @family("gemma3")
-def test_gemmas_text_around_a_picture_is_a_prefix(folder: Path) -> None:
+def test_gemmas_text_around_a_picture_is_prefix_and_suffix(folder: Path) -> None:
     processor = HFImageProcessor(folder)
     assert processor.placeholder == "<start_of_image>"
     assert processor.image_token == "<image_soft_token>"
     plan = processor.plan(50, 50)
-    assert plan.prefix == "\n\n"
+    assert plan.prefix == plan.suffix == "\n\n"
     text = processor.tokenizer.decode(list(plan.ids))
-    assert text == "<start_of_image>" + "<image_soft_token>" * 4 + "<end_of_image>\n\n"
+    assert text == "<start_of_image>" + "<image_soft_token>" * 4 + "<end_of_image>"
 
 
 @family("smolvlm", "qwen3_vl")
