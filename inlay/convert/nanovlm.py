@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from inlay.convert.folder import staged
+from inlay.convert.merge import ROUNDING
 from inlay.convert.record import write_facts
 from inlay.convert.see import llava_logits, picture_probe
 from inlay.convert.to_hf import cast_weights, check_finite, prepare_tokenizer, write_card
@@ -74,6 +75,8 @@ def export_nanovlm(
             "device": model.device.type,
         }
         logits = llava_logits(model, probe, token)
+        if cast in (torch.float16, torch.bfloat16):  # read back, the weights compute in float32
+            facts["tolerance"] = ROUNDING[cast] * max(1.0, float(logits.abs().max()))
         write_facts(folder, facts, tokenizer, stop_ids, probe, logits)
         write_card(folder, Path(out_dir).name, "parts", None, card)
     return Path(out_dir)

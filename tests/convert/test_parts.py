@@ -130,6 +130,16 @@ def test_nanovlm_layout(make: Callable[..., Any], tmp_path: Path) -> None:
         export_nanovlm(*make("siglip", **BACKBONES), tmp_path / "square")
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_nanovlm_layout_in_half_precision(
+    make: Callable[..., Any], tmp_path: Path, dtype: str
+) -> None:
+    model, tokenizer, processor = make("siglip", tiled=True, **BACKBONES)
+    out = export_nanovlm(model, tokenizer, processor, tmp_path / "out", dtype=dtype)
+    assert load_file(out / "model.safetensors")["MP.proj.weight"].dtype == getattr(torch, dtype)
+    assert verify(out)["difference"] < 0.1
+
+
 def test_nanovlm_sees_raw_pixels_as_ours_sees_normalised_ones(
     make: Callable[..., Any], tmp_path: Path
 ) -> None:
