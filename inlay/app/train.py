@@ -139,6 +139,9 @@ def build_runner(
     rng.seed_everything(seed)
     model = assemble.place_model(parts.model(), device)
     if (cfg.get("env_cfg") or {}).get("compile"):
+        from inlay.models.attention import hide_from_compiler
+
+        hide_from_compiler()
         model.compile(dynamic=True)
     optimizer = build_optimizer(model, make, settings, optim.rates)
     trackers = parts.trackers() if log_dir else []
