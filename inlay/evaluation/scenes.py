@@ -49,8 +49,8 @@ class SceneTask:
         scenes = [example(split, seed, index).scene for index in range(count)]
         for index, scene in enumerate(scenes):
             shown = scenes[(index + count // 2) % count] if swapped else scene
-            for asked in _about(split, seed, index, captions):
-                key = f"{split} {index} {asked.kind}"
+            for number, asked in enumerate(_about(split, seed, index, captions)):
+                key = f"{split} {index} {number} {asked.kind}"
                 self._asked[key] = asked
                 self.questions.append(Question(key, asked.text, partial(_pictures, shown)))
 
@@ -77,7 +77,8 @@ class SceneTask:
             "majority": self.majority(),
             "kinds": kinds,
         }
-        return Result(scores, rows, {"exact answers": kinds})
+        lines = {kind: {"exact": share} for kind, share in kinds.items()}
+        return Result(scores, rows, {"answers": lines})
 
     def majority(self) -> float:
         """Share of the questions that the most frequent training answer to their kind answers."""

@@ -14,7 +14,7 @@ from inlay.core.errors import InlayError
 from inlay.data.scenes.build import SPLITS, row
 from inlay.data.scenes.words import scene_tokenizer
 
-RECIPE = "tiny_vlm_full_scenes_e6"
+RECIPE = "tiny_vlm_full_scenes_e9"
 
 
 def test_the_recipe_trains_on_what_the_command_writes(
@@ -28,7 +28,7 @@ def test_the_recipe_trains_on_what_the_command_writes(
     assert sizes == dict.fromkeys(("train", "seen", "pairs", "relations"), 40)
     first = json.loads((folder / "train.jsonl").read_text().splitlines()[0])
     assert first == row("train", 3, 0)[0]
-    result = dry_run(RECIPE, [f"data_root={folder}"])
+    result = dry_run(RECIPE, [f"data_root={folder}", "val_fraction=0.2"])
     assert 500_000 < result["trainable"] < 1_500_000 and 3 < result["loss"] < 7
     with pytest.raises(InlayError, match="exists"):
         make_scenes(folder, 40, 3)

@@ -21,7 +21,7 @@ from inlay.data.scenes.draw import COLOURS, NEW_SHAPE, SHAPES, SIZE, Scene, draw
 from inlay.data.scenes.language import (
     CAPTION_REQUEST,
     HELD_OUT_PAIRS,
-    LAYOUT_REQUEST,
+    LAYOUT_REQUESTS,
     PAIRS,
     Pair,
     Question,
@@ -31,17 +31,16 @@ from inlay.data.scenes.language import (
     shows_held_out_relation,
 )
 
-SPLITS = ("train", "seen", "pairs", "relations", "twist", "twist_test")
+SPLITS = ("train", "seen", "pairs", "relations", "twist")
 """``train`` and ``seen`` hold no held-out combination; every scene of ``pairs`` shows a held-out
 pair, every scene of ``relations`` a held-out relation of pairs that are not. A scene of ``twist``
-shows a ``NEW_SHAPE``, one of ``twist_test`` shows it in the colour that ``twist`` holds out."""
+shows a ``NEW_SHAPE``."""
 TEST_SPLITS = ("seen", "pairs", "relations")
 
 _SHOWN = tuple(pair for pair in PAIRS if pair not in HELD_OUT_PAIRS)
-_NEW = tuple((colour, NEW_SHAPE) for colour in COLOURS)
 _COUNTS = (1, 2, 3, 3, 4, 4)
 _LAYOUT_SHARE = 0.2
-_CAPTION_SHARE = 0.3
+_CAPTION_SHARE = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +64,7 @@ def example(split: str, seed: int, index: int) -> Example:
         )
     rng = random.Random(f"{split}/{seed}/{index}")
     scene = _scene(rng, split)
-    shapes = (*SHAPES, NEW_SHAPE) if split.startswith("twist") else SHAPES
+    shapes = (*SHAPES, NEW_SHAPE) if split == "twist" else SHAPES
     asked = questions(scene, rng, shapes)
     if split in ("train", "seen", "twist"):
         return Example(scene, [q for q in asked if not q.held_out])
@@ -77,10 +76,9 @@ def _scene(rng: random.Random, split: str) -> Scene:
     while True:
         pairs = _pairs(rng, count)
         if split == "pairs":
-            pairs[0] = rng.choice(sorted(p for p in HELD_OUT_PAIRS if p in PAIRS))
-        elif split.startswith("twist"):
-            held_out = split == "twist_test"
-            pairs[0] = rng.choice([p for p in _NEW if (p in HELD_OUT_PAIRS) == held_out])
+            pairs[0] = rng.choice(sorted(HELD_OUT_PAIRS))
+        elif split == "twist":
+            pairs[0] = (rng.choice(list(COLOURS)), NEW_SHAPE)
         scene = random_scene(rng, pairs)
         if split == "pairs" or shows_held_out_relation(scene) == (split == "relations"):
             return scene
@@ -107,14 +105,16 @@ def _pairs(rng: random.Random, count: int) -> list[Pair]:
 def row(split: str, seed: int, index: int) -> tuple[dict[str, Any], Scene]:
     """Return an example as a row of a data set, and its scene.
 
-    A row asks for the caption, or for the layout, or one question after the other.
+    A row asks for the caption, or for a layout, or one question after the other.
     """
     made = example(split, seed, index)
     text, phrases = caption(made.scene)
     turns = [(q.text, q.answer) for q in made.questions]
-    lot = random.Random(f"{split}/{seed}/{index}/turns").random()
+    rng = random.Random(f"{split}/{seed}/{index}/turns")
+    lot = rng.random()
     if lot < _LAYOUT_SHARE:
-        turns = [(LAYOUT_REQUEST, layout(made.scene))]
+        what = rng.choice(list(LAYOUT_REQUESTS))
+        turns = [(LAYOUT_REQUESTS[what], layout(made.scene, what))]
     elif lot < _LAYOUT_SHARE + _CAPTION_SHARE or not turns:
         turns = [(CAPTION_REQUEST, text)]
     spoken = []

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from inlay.data.scenes.draw import COLOURS, GRID, NEW_SHAPE, SHAPES, SIZE, Scene, Thing
+from inlay.data.scenes.draw import COLOURS, GRID, SHAPES, SIZE, Scene, Thing
 
 Pair = tuple[str, str]
 
@@ -25,10 +25,7 @@ HELD_OUT_PAIRS: frozenset[Pair] = frozenset(
         ("yellow", "cross"),
         ("green", "circle"),
         ("cyan", "triangle"),
-        ("blue", "ring"),
         ("purple", "square"),
-        ("pink", "star"),
-        ("red", NEW_SHAPE),
     }
 )
 PAIRS: tuple[Pair, ...] = tuple((colour, shape) for colour in COLOURS for shape in SHAPES)
@@ -36,7 +33,10 @@ NUMBERS = ("zero", "one", "two", "three", "four")
 RELATIONS = {"left of": "right of", "above": "below"}
 """A relation and its opposite; the key holds where the first one's coordinate is smaller."""
 CAPTION_REQUEST = "describe the picture."
-LAYOUT_REQUEST = "read the picture row by row."
+LAYOUT_REQUESTS = {
+    "shape": "read the shapes row by row.",
+    "colour": "read the colours row by row.",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,23 +140,31 @@ def caption(scene: Scene) -> tuple[str, list[Phrase]]:
     return text + ".", phrases
 
 
-def layout(scene: Scene) -> str:
-    """Read the cells of the grid row by row: what stands there, or ``empty``."""
+def layout(scene: Scene, what: str) -> str:
+    """Read the cells of the grid row by row: the shape or colour of what stands there, or
+    ``empty``.
+
+    It teaches each of the two without the other.
+
+    Args:
+        what: a key of ``LAYOUT_REQUESTS``.
+    """
     cells = ["empty"] * (GRID * GRID)
     for thing in scene.things:
         row, column = (int(c * GRID / SIZE) for c in (thing.y, thing.x))
-        cells[row * GRID + column] = " ".join(thing.pair)
+        cells[row * GRID + column] = getattr(thing, what)
     return ", ".join(cells) + "."
 
 
 def questions(scene: Scene, rng: random.Random, shapes: tuple[str, ...] = SHAPES) -> list[Question]:
-    """Return one question of every kind that the scene allows, chosen by lot, in random order.
+    """Return questions of every kind that the scene allows, chosen by lot, in random order: one of
+    the easy kinds, two of the others if they differ.
 
     Args:
         shapes: the shapes that questions name.
     """
-    found = [ask(scene, rng, shapes) for ask in _ASK]
-    asked = [question for question in found if question is not None]
+    found = [ask(scene, rng, shapes) for ask in (*_EASY, *_HARD, *_HARD)]
+    asked = list(dict.fromkeys(question for question in found if question is not None))
     rng.shuffle(asked)
     return asked
 
@@ -238,7 +246,8 @@ def _compare(scene: Scene, rng: random.Random, shapes: tuple[str, ...]) -> Quest
     return Question("compare", text, answer, (one.pair, other.pair), relation)
 
 
-_ASK = (_colour, _shape, _count, _exists, _relation, _compare)
+_EASY = (_colour, _shape)
+_HARD = (_count, _exists, _relation, _compare)
 
 
 def _only(scene: Scene, rng: random.Random, key: Callable[[Thing], str]) -> Thing | None:

@@ -6,7 +6,7 @@ import string
 from typing import Any
 
 from inlay.data.scenes.build import example
-from inlay.data.scenes.language import CAPTION_REQUEST, LAYOUT_REQUEST, caption, layout
+from inlay.data.scenes.language import CAPTION_REQUEST, LAYOUT_REQUESTS, caption
 
 USER, ASSISTANT, END, IMAGE = "<|user|>", "<|assistant|>", "<|end|>", "<image>"
 PAD, UNKNOWN = "<pad>", "<unk>"
@@ -23,11 +23,11 @@ _EXAMPLES = 400
 
 def words() -> list[str]:
     """Return every word that captions, questions and answers use, the twist's included, sorted."""
-    texts = [CAPTION_REQUEST, LAYOUT_REQUEST]
+    texts = [CAPTION_REQUEST, *LAYOUT_REQUESTS.values(), "empty"]
     for split in ("train", "twist"):
         for index in range(_EXAMPLES):
             made = example(split, 0, index)
-            texts += [caption(made.scene)[0], layout(made.scene)]
+            texts.append(caption(made.scene)[0])
             texts += [part for q in made.questions for part in (q.text, q.answer)]
     found = " ".join(texts)
     for mark in ",.?":

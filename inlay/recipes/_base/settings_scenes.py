@@ -24,11 +24,11 @@ pretrained_pth = None  # trained weights to start from: a checkpoint, or an expo
 batch_size = 16  # per device
 accumulative_counts = 1
 dataloader_num_workers = 0
-max_epochs = 6
+max_epochs = 9
 optim_type = AdamW
 lr = 2e-3
 betas = (0.9, 0.98)
-weight_decay = 0
+weight_decay = 0.01
 max_norm = 1  # gradient clipping
 warmup_ratio = 0.03
 
@@ -39,5 +39,5 @@ save_total_limit = 2  # checkpoints to keep; -1 keeps all
 # Let the model answer while it trains
 evaluation_freq = 2000
 SYSTEM = ""
-evaluation_images = None
+evaluation_images = image_folder + "/pairs_000000.png"  # shows a pair that is held out
 evaluation_inputs = ["describe the picture."]

@@ -21,3 +21,4 @@ lr = 1e-3
 warmup_ratio = 0.1
 save_steps = 1000
 evaluation_freq = 1000
+evaluation_images = data_root + "/heart.png"

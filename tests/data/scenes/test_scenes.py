@@ -18,7 +18,7 @@ from inlay.data.scenes.draw import COLOURS, NEW_SHAPE, SHAPES, SIZE, draw, mask
 from inlay.data.scenes.language import (
     CAPTION_REQUEST,
     HELD_OUT_PAIRS,
-    LAYOUT_REQUEST,
+    LAYOUT_REQUESTS,
     facts,
     held_out_relation,
 )
@@ -59,7 +59,7 @@ def test_masks_are_the_pixels_that_were_drawn(split: str) -> None:
             inside = decode(thing["segmentation"])
             covered += inside
             distance = np.abs(picture - np.array(COLOURS[thing["colour"]])).max(axis=2)
-            assert np.median(distance[inside]) <= 12, "the jitter of a colour"
+            assert np.median(distance[inside]) <= 20, "the jitter of a colour"
             assert nearest(np.median(picture[inside], axis=0)) == thing["colour"]
             x, y, width, height = thing["bbox"]
             box = np.zeros_like(inside)
@@ -126,8 +126,7 @@ def test_test_splits_are_about_what_is_held_out() -> None:
         asked = [*pairs.questions, *relations.questions]
         assert all(q.held_out or q.kind == "count" for q in asked)
         twist = [t.pair for t in example("twist", 0, index).scene.things]
-        assert any(shape == NEW_SHAPE for _, shape in twist) and ("red", NEW_SHAPE) not in twist
-        assert ("red", NEW_SHAPE) in [t.pair for t in example("twist_test", 0, index).scene.things]
+        assert any(shape == NEW_SHAPE for _, shape in twist) and not set(twist) & HELD_OUT_PAIRS
 
 
 def answer(question: str, things: list[dict[str, Any]]) -> str | None:
@@ -206,20 +205,21 @@ def test_a_phrase_of_a_caption_is_its_object() -> None:
 
 
 def test_layouts_name_each_thing_in_its_cell() -> None:
-    seen = 0
+    seen = {"shape": 0, "colour": 0}
     for index in range(200):
         found, _ = row("train", 4, index)
-        if LAYOUT_REQUEST not in found["conversations"][0]["value"]:
-            continue
-        seen += 1
-        cells = found["conversations"][1]["value"].rstrip(".").split(", ")
-        assert len(cells) == 16
-        for thing in found["objects"]:
-            ys, xs = np.nonzero(decode(thing["segmentation"]))
-            cell = cells[int(ys.mean() // 24) * 4 + int(xs.mean() // 24)]
-            assert cell == f"{thing['colour']} {thing['shape']}"
-        assert 16 - cells.count("empty") == len(found["objects"])
-    assert seen > 20
+        asked, said = (turn["value"] for turn in found["conversations"][:2])
+        for what, request in LAYOUT_REQUESTS.items():
+            if request not in asked:
+                continue
+            seen[what] += 1
+            cells = said.rstrip(".").split(", ")
+            assert len(cells) == 16
+            for thing in found["objects"]:
+                ys, xs = np.nonzero(decode(thing["segmentation"]))
+                assert cells[int(ys.mean() // 24) * 4 + int(xs.mean() // 24)] == thing[what]
+            assert 16 - cells.count("empty") == len(found["objects"])
+    assert min(seen.values()) > 15
 
 
 def test_files_are_rows_and_pictures(tmp_path: Path) -> None:
