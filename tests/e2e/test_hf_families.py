@@ -14,6 +14,7 @@ import torch
 import vision_families
 from peft import LoraConfig, PeftModel
 from PIL import Image
+from processes import inlay
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
@@ -171,6 +172,13 @@ def test_packs_of_conversations_have_the_librarys_loss(
     assert max(abs(a - b) for a, b in zip(losses, others, strict=True)) > 0.5  # it does look
 
 
+def done(words: list[Any], folder: Path) -> str:
+    """Run ``inlay WORDS`` in a process of its own: this one computes, and must not be forked."""
+    result = inlay(*map(str, words), cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return result.stdout + result.stderr
+
+
 def recipe_run(folder: Path, recipe: str, model: Path, *options: str) -> tuple[Path, Path, str]:
     """Train by a recipe for three steps; return its config, its last checkpoint, its output."""
     settings = [f"pretrained_model_name_or_path={model}", f"data_path={folder / 'rows.json'}"]
@@ -178,8 +186,7 @@ def recipe_run(folder: Path, recipe: str, model: Path, *options: str) -> tuple[P
     settings += ["dataloader_num_workers=0", "evaluation_inputs=[]", "lr=1e-2", *options]
     run = folder / "run"
     words = ["train", recipe, "--work-dir", run, "--cfg-options", *settings]
-    code, text = runs.inlay(words, folder)
-    assert code == 0, text
+    text = done(words, folder)
     return next(run.glob("*.py")), run / "iter_3", text
 
 
@@ -225,8 +232,8 @@ def test_an_adapter_by_recipe_is_what_peft_loads(
     assert saved and all("language_model" in name and "lora_" in name for name in saved)
     out = tmp_path / "out"
     words = ["convert", "pth_to_hf", config, checkpoint, out, "--fp32"]
-    code, text = runs.inlay(words, tmp_path, before=runs.look_here)
-    assert code == 0 and "ok    logits" in text, text
+    text = done(words, tmp_path)
+    assert "ok    logits" in text, text
 
     def base() -> Any:
         four = BitsAndBytesConfig(**FOUR_BITS) if kind == "qlora" else None
@@ -282,8 +289,8 @@ def test_a_whole_model_by_recipe_is_what_transformers_loads(
     assert saved and not any("vision_model" in name for name in saved)
     out = tmp_path / "out"
     words = ["convert", "pth_to_hf", config, checkpoint, out, "--fp32"]
-    code, text = runs.inlay(words, tmp_path, before=runs.look_here)
-    assert code == 0 and "ok    logits" in text, text
+    text = done(words, tmp_path)
+    assert "ok    logits" in text, text
     before, after = load_file(folder / "model.safetensors"), load_file(out / "model.safetensors")
     kept = {name for name in before if torch.equal(before[name], after[name])}
     assert kept == {name for name in before if "vision_model" in name}
