@@ -61,7 +61,7 @@ class ReadyBatches:
     def __len__(self) -> int:
         return NUM_ITEMS
 
-    def item(self, index: int, seed: int) -> Batch:
+    def item(self, index: int, seed: int, epoch: int = 0) -> Batch:
         return self.batches[index]
 
     def collate(self, items: list[Batch]) -> Batch:

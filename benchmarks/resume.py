@@ -33,7 +33,7 @@ class Units:
     def __len__(self) -> int:
         return len(self.loss_units)
 
-    def item(self, index: int, seed: int) -> int:
+    def item(self, index: int, seed: int, epoch: int = 0) -> int:
         return index
 
     def collate(self, items: list[int]) -> Batch:

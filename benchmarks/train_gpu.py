@@ -98,7 +98,7 @@ def train_ours(model: Any, documents: list[Any], args: Any, lora: bool, clock: C
         def __len__(self) -> int:
             return len(packs)
 
-        def item(self, index: int, seed: int) -> list[Sample]:
+        def item(self, index: int, seed: int, epoch: int = 0) -> list[Sample]:
             return [Sample(documents[i], np.arange(lengths[i]) > 0) for i in packs[index]]
 
         def collate(self, items: list[list[Sample]]) -> Any:

@@ -144,7 +144,7 @@ def next_steps(config: Path, folder: Path, checkpoint: Path | None) -> str:
             f"  inlay chat {folder / 'model'} --image {folder / 'heart.png'}   # before",
             f"  inlay convert pth_to_hf {config} {checkpoint} {folder / 'parts'}",
             f"  inlay chat {folder / 'parts'} --image {folder / 'heart.png'}   # after",
-            "  inlay scenes scenes                        # 24,000 pictures with text and masks",
-            "  inlay train tiny_vlm_full_scenes_e9        # the model from nothing, in an hour",
+            "  inlay scenes scenes                        # 48,000 pictures with text and masks",
+            "  inlay train tiny_vlm_full_scenes_e6        # the model from nothing, in an hour",
         ]
     )

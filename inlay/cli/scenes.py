@@ -11,7 +11,7 @@ HELP = "draw pictures of shapes with captions, questions and masks, to train a t
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("out_dir", help="new folder for rows, pictures and random backbones")
-    add("--count", type=int, default=24_000, metavar="N", help="training rows (default 24000)")
+    add("--count", type=int, default=48_000, metavar="N", help="training rows (default 48000)")
     add("--seed", type=int, default=0, metavar="S", help="another seed, other scenes (default 0)")
 
 
@@ -23,5 +23,5 @@ def run(args: argparse.Namespace) -> int:
     for path in make_scenes(Path(args.out_dir), args.count, args.seed):
         print(f"Wrote {path}")
     options = f"data_root={args.out_dir}"
-    print(f"Train: inlay train tiny_vlm_full_scenes_e9 --cfg-options {options}")
+    print(f"Train: inlay train tiny_vlm_full_scenes_e6 --cfg-options {options}")
     return 0

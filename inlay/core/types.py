@@ -104,6 +104,54 @@ class ImagePlan:
     suffix: str = ""
 
 
+Box = tuple[float, float, float, float]
+"""``(left, top, right, bottom)`` in pixels of a picture, y downward."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A grid of image tokens, and the part of the picture that it shows.
+
+    Attributes:
+        start: its first token, counted among the picture's image tokens (those of ``ImagePlan.ids``
+            that equal ``image_token_id``).
+        height, width: of the grid, in tokens; row by row.
+        box: what the grid covers; it reaches outside of the picture where the picture was padded.
+        stride: tokens from one row to the next; more than ``width`` where others stand between.
+        level: views of one level are tiles of one map; levels are maps of their own, 0 is coarse.
+    """
+
+    start: int
+    height: int
+    width: int
+    box: Box
+    stride: int
+    level: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GroundingTarget:
+    """One sample of a grounding batch beside its tokens: which picture, where its tokens lie.
+
+    Attributes:
+        size: width and height of the picture in px.
+        views: of the grounded picture.
+        first_token: place of that picture's first image token among its document's image tokens.
+        first_mask, num_masks: its masks among those of the batch.
+        document: number of its document in the row of tokens; None where the cache has its maps.
+        picture_key: fingerprint of the picture; text_key: of picture, tokens and mask ids.
+    """
+
+    size: tuple[int, int]
+    views: tuple[View, ...]
+    first_token: int
+    first_mask: int
+    num_masks: int
+    document: int | None
+    picture_key: str
+    text_key: str
+
+
 Pixels = dict[str, "np.ndarray"]
 """A picture as a model's inputs by name; over several pictures each joins along its first axis."""
 
@@ -130,6 +178,10 @@ class ImageProcessor(Protocol):
         """Return an RGB picture as model inputs; the same ``image`` and ``seed``, the same bits."""
         ...
 
+    def views(self, width: int, height: int) -> tuple[View, ...]:
+        """Return where the image tokens of a picture of this size (px) lie in the picture."""
+        ...
+
     def identity(self) -> str:
         """Fingerprint of everything that decides tokens and pixels; no paths."""
         ...
@@ -148,7 +200,8 @@ class Batch:
             ``longest_document`` in tokens. With pictures also ``images``, a dict of tensors (see
             ``Pixels``), and ``image_positions`` int64 ``[K]``, where their features go in the row.
             A batch without pictures for a model with eyes ends with an untrained document that
-            holds one blank picture, so that every rank runs the vision encoder.
+            holds one blank picture, so that every rank runs the vision encoder. Of grounding: see
+            ``models.grounding.model.FrozenGrounding.forward``.
         loss_units: number of trained tokens (or masks) in this batch; 0 for a stand-in batch that
             only keeps the ranks in step.
         num_samples: samples (conversations, not packs) in this batch.
@@ -179,6 +232,8 @@ def _map_tensors(value: Any, move: Callable[[torch.Tensor], torch.Tensor]) -> An
 
     if isinstance(value, dict):
         return {key: _map_tensors(inner, move) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_map_tensors(inner, move) for inner in value]
     return move(value) if isinstance(value, torch.Tensor) else value
 
 
@@ -225,9 +280,10 @@ class IndexedDataset(Protocol):
         """Number of items in one epoch."""
         ...
 
-    def item(self, index: int, seed: int) -> Any:
-        """Return item ``index``. ``seed`` (64 bit) depends on run, epoch and index: the only source
-        of randomness that an item may use, so that workers and resume give the same bits."""
+    def item(self, index: int, seed: int, epoch: int = 0) -> Any:
+        """Return item ``index`` of an epoch. ``seed`` (64 bit) depends on run, epoch and index: the
+        only source of randomness that an item may use, so that workers and resume give the same
+        bits."""
         ...
 
     def collate(self, items: list[Any]) -> Batch:

@@ -11,6 +11,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from inlay.data.chat import ChatEncoder
     from inlay.data.formats import FORMATS, detect_format
+    from inlay.data.grounding.dataset import GroundingDataset
+    from inlay.data.grounding.phrases import PhraseSet
+    from inlay.data.grounding.png import PNG
+    from inlay.data.grounding.refcoco import RefCOCO
+    from inlay.data.grounding.sequence import SequenceBuilder
     from inlay.data.loader import WindowLoader
     from inlay.data.map_fns import MAP_FNS
     from inlay.data.sampler import LengthGroupedSampler
@@ -18,6 +23,7 @@ if TYPE_CHECKING:
     from inlay.data.stream import StreamDataset, StreamLoader
     from inlay.data.templates import PROMPT_TEMPLATE, SYSTEM_TEMPLATE
     from inlay.data.vision.hf import HFImageProcessor
+    from inlay.data.vision.padded import PaddedImageProcessor
     from inlay.data.vision.square import SquareImageProcessor
     from inlay.data.vision.tiled import TiledImageProcessor
 
@@ -25,11 +31,17 @@ _HOMES = {
     "ChatDataset": "sft",
     "ChatEncoder": "chat",
     "FORMATS": "formats",
+    "GroundingDataset": "grounding.dataset",
     "HFImageProcessor": "vision.hf",
     "LengthGroupedSampler": "sampler",
     "MAP_FNS": "map_fns",
+    "PNG": "grounding.png",
     "PROMPT_TEMPLATE": "templates",
+    "PaddedImageProcessor": "vision.padded",
+    "PhraseSet": "grounding.phrases",
+    "RefCOCO": "grounding.refcoco",
     "SYSTEM_TEMPLATE": "templates",
+    "SequenceBuilder": "grounding.sequence",
     "SquareImageProcessor": "vision.square",
     "StreamDataset": "stream",
     "StreamLoader": "stream",
@@ -41,12 +53,18 @@ _HOMES = {
 __all__ = [
     "FORMATS",
     "MAP_FNS",
+    "PNG",
     "PROMPT_TEMPLATE",
     "SYSTEM_TEMPLATE",
     "ChatDataset",
     "ChatEncoder",
+    "GroundingDataset",
     "HFImageProcessor",
     "LengthGroupedSampler",
+    "PaddedImageProcessor",
+    "PhraseSet",
+    "RefCOCO",
+    "SequenceBuilder",
     "SquareImageProcessor",
     "StreamDataset",
     "StreamLoader",

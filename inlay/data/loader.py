@@ -182,7 +182,7 @@ class _Fetch:
 
     def __getitem__(self, request: _Request) -> Batch:
         epoch, indices, is_stand_in = request
-        items = [self.dataset.item(i, item_seed(self.seed, epoch, i)) for i in indices]
+        items = [self.dataset.item(i, item_seed(self.seed, epoch, i), epoch) for i in indices]
         return self.dataset.stand_in(items[0]) if is_stand_in else self.dataset.collate(items)
 
 

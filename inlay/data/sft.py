@@ -143,8 +143,8 @@ class ChatDataset:
         store, number = self._locate(index)
         return self._stores[store].sample(number)
 
-    def item(self, index: int, seed: int) -> list[Sample]:
-        """Return the samples of one item, with their pictures opened if they have any.
+    def item(self, index: int, seed: int, epoch: int = 0) -> list[Sample]:
+        """Return the samples of one item, the same in every epoch, with their pictures opened.
 
         Raises:
             DataError: a picture is gone, or another one than was indexed.

@@ -22,7 +22,7 @@ class Numbers:
     def __len__(self):
         return self.count
 
-    def item(self, index, seed):
+    def item(self, index, seed, epoch=0):
         return index, int(np.random.default_rng(seed).integers(2**62))
 
     def collate(self, items):

@@ -31,7 +31,7 @@ class ToyData:
     def __len__(self) -> int:
         return self.size
 
-    def item(self, index: int, seed: int) -> Any:
+    def item(self, index: int, seed: int, epoch: int = 0) -> Any:
         noise = np.random.default_rng(seed).normal(size=(int(self.loss_units[index]), 3)) * 0.1
         x = np.full_like(noise, index / self.size) + noise
         if index == self.poison:

@@ -6,7 +6,9 @@ A row is in LLaVA's layout, with what was drawn beside it: ``caption``, its ``ph
 
 from __future__ import annotations
 
+import colorsys
 import json
+import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +19,18 @@ from typing import Any
 import numpy as np
 
 from inlay.core.errors import ConfigError, did_you_mean
-from inlay.data.scenes.draw import COLOURS, NEW_SHAPE, SHAPES, SIZE, Scene, draw, mask, random_scene
+from inlay.data.scenes.draw import (
+    COLOURS,
+    NEW_SHAPE,
+    SHAPES,
+    SIZE,
+    Scene,
+    crowded_scene,
+    draw,
+    mask,
+    named_tone,
+    random_scene,
+)
 from inlay.data.scenes.language import (
     CAPTION_REQUEST,
     HELD_OUT_PAIRS,
@@ -39,8 +52,11 @@ TEST_SPLITS = ("seen", "pairs", "relations")
 
 _SHOWN = tuple(pair for pair in PAIRS if pair not in HELD_OUT_PAIRS)
 _COUNTS = (1, 2, 3, 3, 4, 4)
-_LAYOUT_SHARE = 0.2
-_CAPTION_SHARE = 0.2
+_CROWD = (6, 16)
+_LAYOUT_SHARE = 0.35
+_CAPTION_SHARE = 0.15
+_APART = 60.0
+"""Distance in RGB from which on a tone is not taken for a colour's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,16 +121,18 @@ def _pairs(rng: random.Random, count: int) -> list[Pair]:
 def row(split: str, seed: int, index: int) -> tuple[dict[str, Any], Scene]:
     """Return an example as a row of a data set, and its scene.
 
-    A row asks for the caption, or for a layout, or one question after the other.
+    A row asks for the caption, or one question after the other; or it asks to read a crowded scene,
+    which has neither caption nor phrases.
     """
     made = example(split, seed, index)
     text, phrases = caption(made.scene)
     turns = [(q.text, q.answer) for q in made.questions]
     rng = random.Random(f"{split}/{seed}/{index}/turns")
-    lot = rng.random()
+    scene, lot = made.scene, rng.random()
     if lot < _LAYOUT_SHARE:
         what = rng.choice(list(LAYOUT_REQUESTS))
-        turns = [(LAYOUT_REQUESTS[what], layout(made.scene, what))]
+        scene, text, phrases = crowd(rng, what), "", []
+        turns = [(LAYOUT_REQUESTS[what], layout(scene, what))]
     elif lot < _LAYOUT_SHARE + _CAPTION_SHARE or not turns:
         turns = [(CAPTION_REQUEST, text)]
     spoken = []
@@ -133,9 +151,35 @@ def row(split: str, seed: int, index: int) -> tuple[dict[str, Any], Scene]:
             {"text": text[p.start : p.end], "start": p.start, "end": p.end, "object": p.thing}
             for p in phrases
         ],
-        "objects": [_object(thing) for thing in made.scene.things],
+        "objects": [_object(thing) for thing in scene.things],
     }
-    return found, made.scene
+    return found, scene
+
+
+def crowd(rng: random.Random, what: str) -> Scene:
+    """Return a scene of many things for the layout ``what``.
+
+    Read for shapes, they have tones without a name; read for colours, shapes without a name: so
+    each is learned without the other, and no held-out pair is shown.
+    """
+    pairs = [rng.choice(_SHOWN) for _ in range(rng.randint(*_CROWD))]
+    if what == "shape":
+        tones = [_unnamed_tone(rng, shape) for _, shape in pairs]
+        return crowded_scene(rng, [("", shape) for _, shape in pairs], tones)
+    tones = [named_tone(rng, colour) for colour, _ in pairs]
+    if what == "colour":
+        pairs = [(colour, "") for colour, _ in pairs]
+    return crowded_scene(rng, pairs, tones)
+
+
+def _unnamed_tone(rng: random.Random, shape: str) -> tuple[int, int, int]:
+    """Any bright tone that cannot be taken for a colour whose pair with ``shape`` is held out."""
+    held_out = [COLOURS[colour] for colour, other in HELD_OUT_PAIRS if other == shape]
+    while True:
+        hsv = rng.random(), rng.uniform(0.3, 1), rng.uniform(0.6, 1)
+        red, green, blue = (round(255 * c) for c in colorsys.hsv_to_rgb(*hsv))
+        if all(math.dist((red, green, blue), tone) > _APART for tone in held_out):
+            return red, green, blue
 
 
 def _object(thing: Any) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Scenes of a few coloured shapes: what is in the picture, its pixels, and exact masks.
 
-Everything follows from a seed. A thing stands near the middle of a cell of a grid, in a row and a
-column of its own: no two overlap, and "left of" and "above" are never a matter of taste.
+Everything follows from a seed. A thing stands near the middle of a cell of a grid, and no two
+overlap. In a scene that is talked about, each has a row and a column of its own: "left of" and
+"above" are never a matter of taste.
 """
 
 from __future__ import annotations
@@ -32,11 +33,13 @@ NEW_SHAPE = "heart"
 BACKGROUNDS = ("plain", "gradient", "stripes", "noise")
 
 GRID = 4
-"""Rows and columns of the grid; no two things share either."""
+"""Rows and columns of the grid."""
 MAX_OBJECTS = GRID
+"""Most things of a scene whose things share neither row nor column."""
 MIN_RADIUS, MAX_RADIUS = 7.5, 11.0
 _CELL = SIZE / GRID
 _SHIFT = 2.0
+_CROWDED_SHIFT = 1.0
 _SUPERSAMPLING = 4
 _JITTER = 20
 _TURN = 8.0
@@ -47,12 +50,13 @@ class Thing:
     """An object of a scene.
 
     Attributes:
-        shape: one of ``SHAPES``, or ``NEW_SHAPE``.
-        colour: a key of ``COLOURS``.
+        shape: one of ``SHAPES``, or ``NEW_SHAPE``; empty if it has no name.
+        colour: a key of ``COLOURS``; empty if it has no name.
         x, y: centre in pixels, y downward.
         radius: of the circle around it, in pixels.
         angle: rotation in degrees.
         rgb: the colour it is filled with, near ``COLOURS[colour]``.
+        outline: of a shape without a name: its corners, in a circle of radius 1.
     """
 
     shape: str
@@ -62,6 +66,7 @@ class Thing:
     radius: float
     angle: float
     rgb: tuple[int, int, int]
+    outline: tuple[tuple[float, float], ...] = ()
 
     @property
     def pair(self) -> tuple[str, str]:
@@ -71,7 +76,7 @@ class Thing:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A background and 1 to ``MAX_OBJECTS`` things, from left to right."""
+    """A background, and things in cells of their own."""
 
     background: str
     background_seed: int
@@ -79,31 +84,66 @@ class Scene:
 
 
 def random_scene(rng: random.Random, pairs: list[tuple[str, str]]) -> Scene:
-    """Draw a scene by lot: each thing near the middle of a cell, in a row and a column of its own.
+    """Draw a scene by lot, each thing in a row and a column of its own, listed from left to right.
 
     Args:
         rng: the only source of chance.
         pairs: colour and shape of the objects, one to ``MAX_OBJECTS``.
     """
     columns, rows = (rng.sample(range(GRID), len(pairs)) for _ in range(2))
-    things = [_thing(rng, *where) for where in zip(pairs, columns, rows, strict=True)]
+    things = [
+        _thing(rng, pair, named_tone(rng, pair[0]), column, row, _SHIFT)
+        for pair, column, row in zip(pairs, columns, rows, strict=True)
+    ]
     things.sort(key=lambda t: t.x)
     return Scene(rng.choice(BACKGROUNDS), rng.getrandbits(32), tuple(things))
 
 
-def _thing(rng: random.Random, pair: tuple[str, str], column: int, row: int) -> Thing:
-    x, y = (_CELL * (place + 0.5) + rng.uniform(-_SHIFT, _SHIFT) for place in (column, row))
+def crowded_scene(
+    rng: random.Random, pairs: list[tuple[str, str]], tones: list[tuple[int, int, int]]
+) -> Scene:
+    """Draw a scene by lot, each thing in a cell of its own.
+
+    Args:
+        rng: the only source of chance.
+        pairs: colour and shape of the objects, at most one for every cell; an empty shape is drawn
+            by lot.
+        tones: what each is filled with.
+    """
+    cells = rng.sample(range(GRID * GRID), len(pairs))
+    things = [
+        _thing(rng, pair, tone, cell % GRID, cell // GRID, _CROWDED_SHIFT)
+        for pair, tone, cell in zip(pairs, tones, cells, strict=True)
+    ]
+    return Scene(rng.choice(BACKGROUNDS), rng.getrandbits(32), tuple(things))
+
+
+def named_tone(rng: random.Random, colour: str) -> tuple[int, int, int]:
+    """Return RGB near that of a key of ``COLOURS``."""
     red, green, blue = (
-        min(255, max(0, c + rng.randint(-_JITTER, _JITTER))) for c in COLOURS[pair[0]]
+        min(255, max(0, c + rng.randint(-_JITTER, _JITTER))) for c in COLOURS[colour]
     )
+    return red, green, blue
+
+
+def _thing(
+    rng: random.Random,
+    pair: tuple[str, str],
+    rgb: tuple[int, int, int],
+    column: int,
+    row: int,
+    shift: float,
+) -> Thing:
+    colour, shape = pair
     return Thing(
-        pair[1],
-        pair[0],
-        x,
-        y,
-        rng.uniform(MIN_RADIUS, MAX_RADIUS),
-        rng.uniform(-_TURN, _TURN),
-        (red, green, blue),
+        shape=shape,
+        colour=colour,
+        x=_CELL * (column + 0.5) + rng.uniform(-shift, shift),
+        y=_CELL * (row + 0.5) + rng.uniform(-shift, shift),
+        radius=rng.uniform(MIN_RADIUS, MAX_RADIUS),
+        angle=rng.uniform(-_TURN, _TURN),
+        rgb=rgb,
+        outline=() if shape else _random_outline(rng),
     )
 
 
@@ -140,7 +180,7 @@ def coverage(thing: Thing) -> np.ndarray:
         pen.polygon(
             [
                 (x + r * (u * cos - v * sin), y + r * (u * sin + v * cos))
-                for u, v in _OUTLINES[thing.shape]
+                for u, v in thing.outline or _OUTLINES[thing.shape]
             ],
             fill=255,
         )
@@ -158,6 +198,12 @@ def _regular(points: int, radii: tuple[float, ...]) -> list[tuple[float, float]]
         (radii[i % len(radii)] * math.cos(a), radii[i % len(radii)] * math.sin(a))
         for i, a in enumerate(angles)
     ]
+
+
+def _random_outline(rng: random.Random) -> tuple[tuple[float, float], ...]:
+    """Corners at even angles, near or far from the middle by lot."""
+    corners = rng.randint(5, 11)
+    return tuple(_regular(corners, tuple(rng.uniform(0.35, 1) for _ in range(corners))))
 
 
 def _heart() -> list[tuple[float, float]]:

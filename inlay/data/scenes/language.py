@@ -36,7 +36,9 @@ CAPTION_REQUEST = "describe the picture."
 LAYOUT_REQUESTS = {
     "shape": "read the shapes row by row.",
     "colour": "read the colours row by row.",
+    "pair": "read the objects row by row.",
 }
+"""What a layout names of every thing, and how one asks for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,10 +143,8 @@ def caption(scene: Scene) -> tuple[str, list[Phrase]]:
 
 
 def layout(scene: Scene, what: str) -> str:
-    """Read the cells of the grid row by row: the shape or colour of what stands there, or
+    """Read the cells of the grid row by row: the shape, the colour or both of what stands there, or
     ``empty``.
-
-    It teaches each of the two without the other.
 
     Args:
         what: a key of ``LAYOUT_REQUESTS``.
@@ -152,7 +152,8 @@ def layout(scene: Scene, what: str) -> str:
     cells = ["empty"] * (GRID * GRID)
     for thing in scene.things:
         row, column = (int(c * GRID / SIZE) for c in (thing.y, thing.x))
-        cells[row * GRID + column] = getattr(thing, what)
+        name_of = " ".join(thing.pair) if what == "pair" else getattr(thing, what)
+        cells[row * GRID + column] = name_of
     return ", ".join(cells) + "."
 
 

@@ -1,0 +1,1 @@
+"""Pictures with words and masks: sources, sequences, batches."""

@@ -1,0 +1,1 @@
+"""One file per multimodal model: how it is run, and what of it is looked at."""
