@@ -4,7 +4,8 @@ Some combinations are *held out*: training pictures never show them and training
 them, while every part of them occurs in other combinations.
 
 - ``HELD_OUT_PAIRS``: a colour and a shape.
-- ``held_out_relation``: two pairs and how they stand to each other; about one in eleven.
+- ``held_out_relation``: two pairs and how they stand to each other; about one in eleven. A crowded
+  scene, which is read cell by cell and never talked about, may show one.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import random
 import re
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 from PIL import Image
 
 from inlay.core.errors import ConfigError
-from inlay.data.scenes.build import SPLITS, example, row, run_lengths, write
+from inlay.data.scenes.build import SPLITS, crowd, example, row, run_lengths, write
 from inlay.data.scenes.draw import COLOURS, NEW_SHAPE, SHAPES, SIZE, draw, mask
 from inlay.data.scenes.language import (
     CAPTION_REQUEST,
@@ -58,9 +60,10 @@ def test_masks_are_the_pixels_that_were_drawn(split: str) -> None:
         for thing in found["objects"]:
             inside = decode(thing["segmentation"])
             covered += inside
-            distance = np.abs(picture - np.array(COLOURS[thing["colour"]])).max(axis=2)
-            assert np.median(distance[inside]) <= 20, "the jitter of a colour"
-            assert nearest(np.median(picture[inside], axis=0)) == thing["colour"]
+            if thing["colour"]:
+                distance = np.abs(picture - np.array(COLOURS[thing["colour"]])).max(axis=2)
+                assert np.median(distance[inside]) <= 20, "the jitter of a colour"
+                assert nearest(np.median(picture[inside], axis=0)) == thing["colour"]
             x, y, width, height = thing["bbox"]
             box = np.zeros_like(inside)
             box[y : y + height, x : x + width] = True
@@ -171,6 +174,8 @@ def test_answers_follow_from_the_masks() -> None:
         for index in range(120):
             made = example(split, 7, index)
             found, _ = row(split, 7, index)
+            if not found["caption"]:  # a crowded scene, which is only read
+                continue
             things = found["objects"]
             for thing in things:
                 ys, xs = np.nonzero(decode(thing["segmentation"]))
@@ -187,6 +192,9 @@ def test_answers_follow_from_the_masks() -> None:
 def test_a_phrase_of_a_caption_is_its_object() -> None:
     for index in range(100):
         found, _ = row("train", 2, index)
+        if not found["caption"]:
+            assert not found["phrases"] and len(found["objects"]) >= 6
+            continue
         assert len(found["phrases"]) == len(found["objects"]) <= 4
         for phrase in found["phrases"]:
             text = found["caption"][phrase["start"] : phrase["end"]]
@@ -205,7 +213,7 @@ def test_a_phrase_of_a_caption_is_its_object() -> None:
 
 
 def test_layouts_name_each_thing_in_its_cell() -> None:
-    seen = {"shape": 0, "colour": 0}
+    seen = dict.fromkeys(LAYOUT_REQUESTS, 0)
     for index in range(200):
         found, _ = row("train", 4, index)
         asked, said = (turn["value"] for turn in found["conversations"][:2])
@@ -217,9 +225,23 @@ def test_layouts_name_each_thing_in_its_cell() -> None:
             assert len(cells) == 16
             for thing in found["objects"]:
                 ys, xs = np.nonzero(decode(thing["segmentation"]))
-                assert cells[int(ys.mean() // 24) * 4 + int(xs.mean() // 24)] == thing[what]
+                said_of = f"{thing['colour']} {thing['shape']}" if what == "pair" else thing[what]
+                assert cells[int(ys.mean() // 24) * 4 + int(xs.mean() // 24)] == said_of
             assert 16 - cells.count("empty") == len(found["objects"])
     assert min(seen.values()) > 15
+
+
+def test_a_crowd_read_for_one_of_shape_and_colour_has_no_name_for_the_other() -> None:
+    rng = random.Random(0)
+    for _ in range(60):
+        for thing in crowd(rng, "shape").things:
+            held_out = [c for c, s in HELD_OUT_PAIRS if s == thing.shape]
+            assert not thing.colour and thing.shape in SHAPES
+            assert all(math.dist(thing.rgb, COLOURS[colour]) > 60 for colour in held_out)
+        for thing in crowd(rng, "colour").things:
+            assert thing.colour in COLOURS and not thing.shape and len(thing.outline) >= 5
+        things = crowd(rng, "pair").things
+        assert 6 <= len(things) <= 16 and not {t.pair for t in things} & HELD_OUT_PAIRS
 
 
 def test_files_are_rows_and_pictures(tmp_path: Path) -> None:
