@@ -129,13 +129,14 @@ class ChatSession:
         context = ids if self.completes else ()
         stream = TextStream(self.tokenizer, self.stop_words, context, on_text)
         try:
-            num_tokens = self._generate(ids, stream)
+            tokens = self._generate(ids, stream)
         except KeyboardInterrupt:
             self._remember(text, stream.finish())
             raise
         answer = stream.finish()
         self._remember(text, answer)
-        if self.history and self.max_positions and num_tokens >= self.max_positions:
+        is_full = self.max_positions and len(ids) + len(tokens) >= self.max_positions
+        if self.history and is_full:
             self._forget()
         return answer
 
@@ -196,8 +197,8 @@ class ChatSession:
             raise ModelError("an empty text cannot be continued: the tokenizer has no BOS token")
         return known[:1]
 
-    def _generate(self, ids: list[int], stream: TextStream) -> int:
-        """Generate into ``stream``; return the number of tokens, the prompt's included."""
+    def _generate(self, ids: list[int], stream: TextStream) -> list[int]:
+        """Generate into ``stream``; return the new tokens."""
         row = torch.tensor([ids], device=self.model.device)
         was_training = self.model.training
         self.model.eval()
@@ -215,7 +216,7 @@ class ChatSession:
                 )
         finally:
             self.model.train(was_training)
-        return len(ids) + watch.num_tokens
+        return watch.tokens
 
     def _generation_config(self, num_prompt: int) -> GenerationConfig:
         room = self.max_positions - num_prompt if self.max_positions else self.max_new_tokens
@@ -261,11 +262,11 @@ class _Watch(StoppingCriteria):
     def __init__(self, stream: TextStream, stop_ids: list[int]) -> None:
         self.stream = stream
         self.stop_ids = set(stop_ids)
-        self.num_tokens = 0
+        self.tokens: list[int] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        self.num_tokens += 1
         token = int(input_ids[0, -1])
+        self.tokens.append(token)
         stopped = token not in self.stop_ids and self.stream.push(token)
         return torch.tensor([stopped], device=input_ids.device)
 

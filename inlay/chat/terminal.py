@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 from inlay.chat.session import ChatSession
 from inlay.core.errors import DataError, ModelError
@@ -11,7 +12,9 @@ PROMPT = "\ndouble enter to end input (EXIT: exit chat, RESET: reset history) >>
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
-def run_chat(session: ChatSession, stream: bool = True) -> int:
+def run_chat(
+    session: ChatSession, stream: bool = True, after: Callable[[bool], None] | None = None
+) -> int:
     """Read texts from standard input and write each answer to standard output, until EXIT or the
     end of the input.
 
@@ -22,6 +25,7 @@ def run_chat(session: ChatSession, stream: bool = True) -> int:
     Args:
         session: answers.
         stream: write answers while they are generated.
+        after: called when an answer is complete, with whether both ends are a terminal.
 
     Returns:
         The exit code: 0, or 130 after Ctrl-C.
@@ -31,28 +35,28 @@ def run_chat(session: ChatSession, stream: bool = True) -> int:
         ModelError: a text from a pipe does not fit the model's context.
     """
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
-    session.on_notice = _note
+    session.on_notice = note
     interrupted = False
     try:
         while (text := read_text(interactive)) is not None:
             if text.strip() == "EXIT":
-                _note("Log: Exit!")
+                note("Log: Exit!")
                 return 0
             if text.strip() == "RESET":
                 session.reset()
-                _note("Log: History responses have been removed!")
+                note("Log: History responses have been removed!")
                 continue
             if not text.strip() and not session.completes:
                 continue
             interrupted = interrupted and not interactive
             try:
-                _answer(session, text, stream, interactive)
+                _answer(session, text, stream, interactive, after)
             except KeyboardInterrupt:
                 if interrupted:
                     raise
                 interrupted = True
                 print(flush=True)
-                _note("Log: The answer was stopped. Ctrl-C once more ends the chat.")
+                note("Log: The answer was stopped. Ctrl-C once more ends the chat.")
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return INTERRUPTED
@@ -73,7 +77,7 @@ def read_text(interactive: bool) -> str | None:
             problem = f"the input is not {sys.stdin.encoding} text: {error.reason}"
             if not interactive:
                 raise DataError(f"{problem} at byte {error.start}") from error
-            _note(f"Log: {problem}. Please enter it again.")
+            note(f"Log: {problem}. Please enter it again.")
             lines, prompt = [], PROMPT
             continue
         if not line:
@@ -90,18 +94,26 @@ def _piped_line(prompt: str) -> str:
     return line.rstrip("\r\n")
 
 
-def _answer(session: ChatSession, text: str, stream: bool, interactive: bool) -> None:
+def _answer(
+    session: ChatSession,
+    text: str,
+    stream: bool,
+    interactive: bool,
+    after: Callable[[bool], None] | None,
+) -> None:
     try:
         if stream:
             session.reply(text, lambda piece: print(piece, end="", flush=True))
             print(flush=True)
         else:
             print(session.reply(text), flush=True)
+        if after is not None:
+            after(interactive)
     except ModelError as error:
         if not interactive:
             raise
-        _note(f"Log: {error}")
+        note(f"Log: {error}")
 
 
-def _note(message: str) -> None:
+def note(message: str) -> None:
     print(message, file=sys.stderr, flush=True)

@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from inlay.chat.grounded import GroundedSession
+    from inlay.chat.session import ChatSession
 
 NAME = "chat"
 HELP = "chat with a model, about a picture or not: in the terminal, or through a pipe"
+
+_GROUNDED = ("config", "phrases", "out")
+_UNGROUNDED = (
+    "adapter",
+    "llava",
+    "visual_encoder",
+    "visual_select_layer",
+    "bits",
+    "offload_folder",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,17 +50,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--top-p", type=float, default=0.75, help="default 0.75")
     add("--repetition-penalty", type=float, default=1.0, help="default 1.0: none")
     add("--seed", type=int, default=0, help="the same seed gives the same text (default 0)")
+    ground = parser.add_argument_group("masks for the answers' phrases")
+    add = ground.add_argument
+    add("--ground", metavar="CHECKPOINT", help="grounding checkpoint of the model; needs --image")
+    add("--config", metavar="CONFIG", help="of the checkpoint, where it carries none")
+    add("--phrases", choices=("auto", "nouns", "selector"), help="who chooses them (default auto)")
+    add("--out", metavar="FILE", help="overlays out_1.png, ... (default: <picture>_grounded_1.png)")
 
 
 def run(args: argparse.Namespace) -> int:
     template, system = named_template(args.prompt_template), _system(args)
     check_sampling(args)
+    overlay = _overlay(args)
 
     image = _image(args.image)
 
+    from inlay.chat.terminal import run_chat
+
+    settings = {
+        "system": system,
+        "stop_words": args.stop_words,
+        "temperature": args.temperature,
+        "top_k": args.top_k,
+        "top_p": args.top_p,
+        "repetition_penalty": args.repetition_penalty,
+        "max_new_tokens": args.max_new_tokens,
+        "seed": args.seed,
+    }
+    stream = not args.no_streamer
+    if overlay is None:
+        return run_chat(_session(args, template, image, settings), stream=stream)
+
+    from inlay.chat.grounded import Overlays
+
+    session = _grounded(args, template, image[0], settings)
+    return run_chat(session, stream=stream, after=Overlays(session, overlay, args.image))
+
+
+def _session(
+    args: argparse.Namespace,
+    template: dict[str, Any] | None,
+    images: list[Any],
+    settings: dict[str, Any],
+) -> ChatSession:
     from inlay.chat.open import open_model
     from inlay.chat.session import ChatSession
-    from inlay.chat.terminal import run_chat
 
     opened = open_model(
         args.model,
@@ -56,22 +106,47 @@ def run(args: argparse.Namespace) -> int:
         bits=args.bits,
         offload_folder=args.offload_folder,
     )
-    session = ChatSession(
+    return ChatSession(
         opened.model,
         opened.tokenizer,
         template,
-        system,
-        args.stop_words,
-        temperature=args.temperature,
-        top_k=args.top_k,
-        top_p=args.top_p,
-        repetition_penalty=args.repetition_penalty,
-        max_new_tokens=args.max_new_tokens,
-        seed=args.seed,
         image_processor=opened.image_processor,
-        images=image,
+        images=images,
+        **settings,
     )
-    return run_chat(session, stream=not args.no_streamer)
+
+
+def _grounded(
+    args: argparse.Namespace,
+    template: dict[str, Any] | None,
+    image: Any,
+    settings: dict[str, Any],
+) -> GroundedSession:
+    from inlay.app.grounder import open_grounder
+    from inlay.chat.grounded import GroundedSession
+
+    grounder = open_grounder(args.model, args.ground, args.config, dtype=args.torch_dtype)
+    phrases = args.phrases or "auto"
+    return GroundedSession(grounder, image, template, phrases=phrases, **settings)
+
+
+def _overlay(args: argparse.Namespace) -> Path | None:
+    """The file of a grounded chat's overlays, before it is numbered; None without --ground."""
+    from inlay.core.errors import ConfigError
+
+    options = _UNGROUNDED if args.ground else _GROUNDED
+    odd = [f"--{n.replace('_', '-')}" for n in options if getattr(args, n) is not None]
+    if odd:
+        rule = "does not go with" if args.ground else "needs"
+        raise ConfigError(f"{odd[0]} {rule} --ground")
+    if args.ground is None:
+        return None
+    if args.image is None:
+        raise ConfigError("--ground needs a picture to point at: name it with --image")
+
+    from inlay.chat.overlay_file import overlay_path
+
+    return overlay_path(args.out, args.image)
 
 
 def _image(source: str | None) -> list[Any]:

@@ -164,11 +164,13 @@ class ImageProcessor(Protocol):
         image_token_id: its id; it may lie outside the language model's embedding.
         placeholder: what the tokenizer's chat template writes for ``{"type": "image"}``, or None
             where messages are plain strings (a template that only knows text).
+        num_levels: levels of ``views``, the same for every picture: 1, or 2 (coarse and fine).
     """
 
     image_token: str
     image_token_id: int
     placeholder: str | None
+    num_levels: int
 
     def plan(self, width: int, height: int, index: int = 0, count: int = 1) -> ImagePlan:
         """Return the tokens of picture ``index`` of ``count`` in its conversation; size in px."""

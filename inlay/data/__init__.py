@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from inlay.data.stream import StreamDataset, StreamLoader
     from inlay.data.templates import PROMPT_TEMPLATE, SYSTEM_TEMPLATE
     from inlay.data.vision.hf import HFImageProcessor
+    from inlay.data.vision.mgm import MGMImageProcessor
     from inlay.data.vision.padded import PaddedImageProcessor
     from inlay.data.vision.square import SquareImageProcessor
     from inlay.data.vision.tiled import TiledImageProcessor
@@ -35,6 +36,7 @@ _HOMES = {
     "HFImageProcessor": "vision.hf",
     "LengthGroupedSampler": "sampler",
     "MAP_FNS": "map_fns",
+    "MGMImageProcessor": "vision.mgm",
     "PNG": "grounding.png",
     "PROMPT_TEMPLATE": "templates",
     "PaddedImageProcessor": "vision.padded",
@@ -61,6 +63,7 @@ __all__ = [
     "GroundingDataset",
     "HFImageProcessor",
     "LengthGroupedSampler",
+    "MGMImageProcessor",
     "PaddedImageProcessor",
     "PhraseSet",
     "RefCOCO",

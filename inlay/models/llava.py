@@ -17,7 +17,7 @@ from inlay.models.embedding import (
     positions_of,
     warn_of_untrained_rows,
 )
-from inlay.models.lm import apply_lora, evaluating, recompute_activations
+from inlay.models.lm import apply_lora, evaluating, recompute_activations, without_adapter
 from inlay.models.loss import next_token_loss
 from inlay.models.pretrained import load_matching, read_weights, refuse_unmatched
 from inlay.models.projector import Projector, build_projector
@@ -107,6 +107,11 @@ class LLaVAModel(nn.Module):
         refuse_unmatched(self, left, str(pretrained_pth))
 
     @property
+    def decoder(self) -> Any:
+        """The text model inside of the language model, without its head."""
+        return without_adapter(self.llm).get_decoder()
+
+    @property
     def device(self) -> torch.device:
         return self.llm.get_input_embeddings().weight.device
 
@@ -134,18 +139,45 @@ class LLaVAModel(nn.Module):
             ModelError: pictures and image tokens do not match.
         """
         embeds = self.embed(input_ids, images, image_positions)
+        inputs = self._inputs(embeds, position_ids, doc_starts, longest_document)
 
         def logits_at(positions: torch.Tensor) -> torch.Tensor:
-            return self.llm(
-                inputs_embeds=embeds,
-                position_ids=position_ids,
-                attention_mask=document_mask(doc_starts),
-                use_cache=False,
-                logits_to_keep=positions,
-                longest_document=longest_document,
-            ).logits[0]
+            return self.llm(**inputs, logits_to_keep=positions).logits[0]
 
         return next_token_loss(logits_at, labels, trained_positions)
+
+    def hidden(
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        doc_starts: torch.Tensor,
+        longest_document: int | None = None,
+        images: dict[str, torch.Tensor] | None = None,
+        image_positions: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return the last hidden states ``[1, N, width]`` of a row.
+
+        Args: as of ``forward``. No logits are computed.
+        """
+        embeds = self.embed(input_ids, images, image_positions)
+        inputs = self._inputs(embeds, position_ids, doc_starts, longest_document)
+        return self.decoder(**inputs).last_hidden_state
+
+    def _inputs(
+        self,
+        embeds: torch.Tensor,
+        position_ids: torch.Tensor,
+        doc_starts: torch.Tensor,
+        longest_document: int | None,
+    ) -> dict[str, Any]:
+        """What the language model takes for a row of embeddings ``[1, N, width]``."""
+        return {
+            "inputs_embeds": embeds,
+            "position_ids": position_ids,
+            "attention_mask": document_mask(doc_starts),
+            "use_cache": False,
+            "longest_document": longest_document,
+        }
 
     def embed(
         self,

@@ -67,3 +67,55 @@ def write_tiny_backbones(
     size = {"height": image_size, "width": image_size}
     SiglipImageProcessorPil(size=size).save_pretrained(folder / "visual_encoder")
     tokenizer.save_pretrained(folder)
+
+
+def write_tiny_sam(
+    folder: Path,
+    image_size: int,
+    *,
+    patch_size: int = 8,
+    width: int = 48,
+    num_layers: int = 3,
+    channels: int = 32,
+    seed: int = 0,
+) -> None:
+    """Write a random SAM to ``folder``: everything of SAM, for pictures of a few pixels.
+
+    Args:
+        image_size: side of the pictures in px, a multiple of ``patch_size``.
+        width, num_layers: of the image encoder; its last layer attends to the whole picture.
+        channels: of picture embedding, prompts and mask decoder, a multiple of 8.
+    """
+    import torch
+    from transformers import (
+        SamConfig,
+        SamMaskDecoderConfig,
+        SamModel,
+        SamPromptEncoderConfig,
+        SamVisionConfig,
+    )
+
+    vision = SamVisionConfig(
+        image_size=image_size,
+        patch_size=patch_size,
+        hidden_size=width,
+        mlp_dim=2 * width,
+        num_hidden_layers=num_layers,
+        num_attention_heads=4,
+        output_channels=channels,
+        num_pos_feats=channels // 2,
+        window_size=6,
+        global_attn_indexes=[num_layers - 1],
+    )
+    prompts = SamPromptEncoderConfig(
+        hidden_size=channels, image_size=image_size, patch_size=patch_size, mask_input_channels=8
+    )
+    decoder = SamMaskDecoderConfig(
+        hidden_size=channels, mlp_dim=2 * channels, num_attention_heads=4, iou_head_hidden_dim=32
+    )
+    config = SamConfig(
+        vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        SamModel(config).save_pretrained(folder)

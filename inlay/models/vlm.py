@@ -17,7 +17,7 @@ from inlay.models.families import family_of
 from inlay.models.freeze import freeze_parts, part_of, spare
 from inlay.models.lm import apply_lora, evaluating, recompute_activations, without_adapter
 from inlay.models.loss import next_token_loss
-from inlay.models.picture_row import PictureRow
+from inlay.models.picture_row import Document, PictureRow
 from inlay.models.vision import freeze_unused
 
 TYPE_IDS = ("mm_token_type_ids", "token_type_ids")
@@ -68,6 +68,11 @@ class VisionFinetune(nn.Module):
         return without_adapter(self.llm)
 
     @property
+    def decoder(self) -> Any:
+        """The text model inside of it, without its head."""
+        return self.base.get_decoder()
+
+    @property
     def device(self) -> torch.device:
         return self.base.get_input_embeddings().weight.device
 
@@ -107,17 +112,56 @@ class VisionFinetune(nn.Module):
         def logits_at(positions: torch.Tensor) -> torch.Tensor:
             if not self.family.packs:
                 return self._one_by_one(row, positions)
-            mrope = self.family.mrope and row.pictures is not None
-            return self._logits(
-                row.pixels(self.family, self.base.dtype),
-                input_ids=input_ids,
-                position_ids=row.mrope(self.base.model) if mrope else position_ids,
-                attention_mask=document_mask(doc_starts),
-                logits_to_keep=positions,
-                longest_document=longest_document,
-            )
+            return self._logits(positions, **self._whole(row, position_ids, longest_document))
 
         return next_token_loss(logits_at, labels, trained_positions)
+
+    def hidden(
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        doc_starts: torch.Tensor,
+        longest_document: int | None = None,
+        images: dict[str, torch.Tensor] | None = None,
+        image_positions: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return the last hidden states ``[1, N, width]`` of a row, of a family that packs.
+
+        Args: as of ``forward``. No logits are computed.
+        """
+        row = PictureRow(input_ids, doc_starts, images, image_positions)
+        inputs = self._whole(row, position_ids, longest_document)
+        return self._run(self.base.model, **inputs).last_hidden_state
+
+    def hidden_alone(self, row: PictureRow, document: Document, prompt: int) -> torch.Tensor:
+        """Return the last hidden states ``[1, n, width]`` of one document, of any family.
+
+        Args:
+            prompt: its tokens before the answer.
+        """
+        return self._run(self.base.model, **self._alone(row, document, prompt)).last_hidden_state
+
+    def _whole(
+        self, row: PictureRow, position_ids: torch.Tensor, longest_document: int | None
+    ) -> dict[str, Any]:
+        """What the model takes for the whole row."""
+        mrope = self.family.mrope and row.pictures is not None
+        return {
+            "input_ids": row.input_ids,
+            "position_ids": row.mrope(self.base.model) if mrope else position_ids,
+            "attention_mask": document_mask(row.doc_starts),
+            "longest_document": longest_document,
+            **row.pixels(self.family, self.base.dtype),
+        }
+
+    def _alone(self, row: PictureRow, document: Document, prompt: int) -> dict[str, Any]:
+        """What the model takes for one document; the library makes positions and masks."""
+        tokens = slice(document.start, document.stop)
+        return {
+            "input_ids": row.input_ids[:, tokens],
+            **row.pixels(self.family, self.base.dtype, document),
+            **self._type_ids(row.is_image[:, tokens], prompt),
+        }
 
     def _one_by_one(self, row: PictureRow, positions: torch.Tensor) -> torch.Tensor:
         """Every document as a call of its own; logits at ``positions`` of the row ``[K, V]``."""
@@ -129,12 +173,7 @@ class VisionFinetune(nn.Module):
             # One without trained tokens runs, too: its pictures keep the ranks in step.
             kept = keep if len(keep) else keep.new_zeros(1)
             prompt = int(keep[0]) + 1 if len(keep) else stop - start
-            logits = self._logits(
-                row.pixels(self.family, self.base.dtype, document),
-                input_ids=row.input_ids[:, start:stop],
-                logits_to_keep=kept,
-                **self._type_ids(row.is_image[:, start:stop], prompt),
-            )
+            logits = self._logits(kept, **self._alone(row, document, prompt))
             if len(keep):
                 found.append(logits)
             else:
@@ -148,15 +187,18 @@ class VisionFinetune(nn.Module):
             types = (torch.arange(types.shape[1], device=types.device) >= prompt).long()[None]
         return {name: types for name in TYPE_IDS if name in self._takes}
 
-    def _logits(
-        self, pixels: dict[str, Any], logits_to_keep: torch.Tensor, **inputs: Any
-    ) -> torch.Tensor:
+    def _logits(self, logits_to_keep: torch.Tensor, **inputs: Any) -> torch.Tensor:
         """Run the model: logits ``[K, vocabulary]`` at the positions ``logits_to_keep``."""
         sparse = "logits_to_keep" in self._takes
         if sparse:
             inputs["logits_to_keep"] = logits_to_keep
+        logits = self._run(self.llm, **inputs).logits[0]
+        return logits if sparse else logits[logits_to_keep]
+
+    def _run(self, model: Any, **inputs: Any) -> Any:
+        """Run the model, or what of it is below the head."""
         try:
-            logits = self.llm(**inputs, **pixels, use_cache=False).logits[0]
+            return model(**inputs, use_cache=False)
         except ValueError as error:
             if "do not match" not in str(error):
                 raise
@@ -164,7 +206,6 @@ class VisionFinetune(nn.Module):
                 f"{error}. The row's image tokens are not those that its pictures need: is the "
                 "image processor the model's own?"
             ) from error
-        return logits if sparse else logits[logits_to_keep]
 
     @torch.no_grad()
     def generate(

@@ -19,7 +19,7 @@ def words(text: str) -> list[str]:
     return text.split()
 
 
-# PART 1 by the names that XTuner (its text and LLaVA configs) and nanoVLM give to its settings
+# PART 1 by the names that XTuner (its text and LLaVA configs), nanoVLM and F-LMM give to settings
 RUN = words("""
     data_path prompt_template max_length pack_to_max_length batch_size accumulative_counts
     dataloader_num_workers max_epochs optim_type lr betas weight_decay max_norm warmup_ratio
@@ -36,12 +36,22 @@ NANOVLM = words("""
     max_images_per_knapsack max_sample_length compile resume_from_vlm_checkpoint train_dataset_path
     train_dataset_name stream_dataset relevance_min_rating image_correspondence_min_rating
     visual_dependency_min_rating formatting_min_rating""")
-KINDS = {"text": TEXT, "vlm": VLM, "llava": LLAVA, "scenes": LLAVA, "nanovlm": NANOVLM}
+GROUNDING = words("""
+    batch_size accumulative_counts dataloader_num_workers max_epochs optim_type lr betas
+    weight_decay max_norm warmup_ratio save_steps save_total_limit prompt_template prompt""")
+KINDS = {
+    "text": TEXT,
+    "vlm": VLM,
+    "llava": LLAVA,
+    "scenes": LLAVA,
+    "nanovlm": NANOVLM,
+    "grounding": GROUNDING,
+}
 USERS_OWN = {"data_path", "data_root", "image_folder", "pretrained_pth"}
 
 
 def group(name: str) -> str:
-    """What kind of recipe it is: ``text``, ``vlm``, ``llava``, ``nanovlm`` or ``scenes``."""
+    """What kind of recipe it is: a name in ``KINDS``."""
     folder = FOLDERS[name]
     if folder == "demo":
         return "scenes" if name.startswith("tiny_vlm") else "text"

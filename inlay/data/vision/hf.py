@@ -29,8 +29,9 @@ import numpy as np
 
 from inlay.core.errors import ConfigError
 from inlay.core.io import fingerprint
-from inlay.core.types import ImagePlan, Pixels
+from inlay.core.types import ImagePlan, Pixels, View
 from inlay.data.vision.common import ImageTransform, Transform
+from inlay.data.vision.geometry import stretched
 from inlay.data.vision.resize import BICUBIC
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class HFImageProcessor:
     Attributes:
         processor: the model's processor; its video and audio parts may be missing.
         placeholder: the token that its chat template writes for a picture and that it expands.
+        num_levels: 2 if the family can make tiles, else 1 (see ``views``).
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class HFImageProcessor:
         """
         from inlay.data.vision.hf_plan import Planner
         from inlay.data.vision.hf_processor import load_processor
+        from inlay.data.vision.hf_views import family_of
 
         if isinstance(path_or_processor, str | Path):
             processor = load_processor(path_or_processor, tokenizer)
@@ -87,6 +90,7 @@ class HFImageProcessor:
         self.placeholder: str | None = processor.image_token
         self.image_token_id = self._planner.image_token_id
         self.image_token: str = self.tokenizer.convert_ids_to_tokens(self.image_token_id)
+        self.num_levels = family_of(processor).levels
         self._transform = Transform(image_transform)
 
     def _check_bounds(self) -> None:
@@ -131,6 +135,23 @@ class HFImageProcessor:
             scale = (low / area) ** 0.5
             return -int(-width * scale // 1), -int(-height * scale // 1)
         return width, height
+
+    def views(self, width: int, height: int) -> tuple[View, ...]:
+        """Return where the image tokens of a picture of this size (px) lie in it.
+
+        Level 0 is the view of the whole picture, level 1 its tiles (see ``hf_views``).
+
+        Raises:
+            DataError: the processor refuses pictures of this shape.
+            ModelError: it is not known where a family's tokens lie.
+        """
+        from inlay.data.vision.hf_views import Shown, find_views
+
+        plan, token = self.plan(width, height), self.image_token_id
+        markers = self.tokenizer.decode([i for i in plan.ids if i != token])
+        wide, high = self._bounded(width, height)
+        shown = Shown(self.processor, wide, high, plan, plan.ids.count(token), markers)
+        return stretched(find_views(shown), width / wide, height / high)
 
     def pixels(self, image: Image, seed: int = 0) -> Pixels:
         """Return the processor's arrays for an RGB picture, see the top of this file.

@@ -10,6 +10,7 @@ from inlay.core.io import write_json, write_text
 from inlay.core.types import ImageProcessor
 from inlay.data.vision.common import add_special_tokens, read_json_of
 from inlay.data.vision.hf import HFImageProcessor
+from inlay.data.vision.padded import PaddedImageProcessor
 from inlay.data.vision.resize import BILINEAR, View
 from inlay.data.vision.square import SquareImageProcessor
 from inlay.data.vision.tiled import TiledImageProcessor
@@ -17,7 +18,12 @@ from inlay.data.vision.tiled import TiledImageProcessor
 FILE = "image_processor.json"
 """Kind and settings of the image processor; no paths in it, so that the folder can be moved."""
 
-_KINDS = {"square": SquareImageProcessor, "tiled": TiledImageProcessor, "hf": HFImageProcessor}
+_KINDS = {
+    "square": SquareImageProcessor,
+    "tiled": TiledImageProcessor,
+    "padded": PaddedImageProcessor,
+    "hf": HFImageProcessor,
+}
 
 
 def save_image_processor(processor: ImageProcessor, folder: str | Path) -> None:
@@ -60,9 +66,7 @@ def load_image_processor(folder: str | Path, tokenizer: Any) -> ImageProcessor:
     return HFImageProcessor(folder, tokenizer)
 
 
-def _from_settings(
-    stored: dict[str, Any], folder: str | Path, tokenizer: Any
-) -> SquareImageProcessor | TiledImageProcessor | HFImageProcessor:
+def _from_settings(stored: dict[str, Any], folder: str | Path, tokenizer: Any) -> ImageProcessor:
     settings = {key: value for key, value in stored.items() if key != "kind"}
     kind = str(stored.get("kind"))
     try:
@@ -70,6 +74,8 @@ def _from_settings(
             return SquareImageProcessor.from_settings(tokenizer, settings)
         if kind == "tiled":
             return TiledImageProcessor(tokenizer, **settings)
+        if kind == "padded":
+            return PaddedImageProcessor(tokenizer, **settings)
         if kind == "hf":
             return HFImageProcessor(folder, tokenizer, **settings)
     except (KeyError, TypeError) as error:

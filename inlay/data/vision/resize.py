@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from inlay.core.errors import ConfigError
+from inlay.core.types import Box
+from inlay.data.vision.geometry import square_around, whole_box
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -83,6 +85,24 @@ class View:
         pixels = unit_floats(planes(image))
         return normalise(pixels[None], self.mean, self.std)
 
+    def box(self, width: int, height: int, padded: bool = False) -> Box:
+        """Return what the view shows of a picture (px), in px of the picture.
+
+        Args:
+            padded: the picture is first padded to a square, see ``pad_to_square``.
+        """
+        if padded:
+            left, top, _, _ = square_around(width, height)
+            shown = self.box(max(width, height), max(width, height))
+            return (left + shown[0], top + shown[1], left + shown[2], top + shown[3])
+        if self.shortest_edge is None:
+            return whole_box(width, height)
+        wide, high = self._by_edge(width, height)
+        left, top = (wide - self.width) // 2, (high - self.height) // 2
+        across, down = width / wide, height / high
+        right, bottom = left + self.width, top + self.height
+        return (left * across, top * down, right * across, bottom * down)
+
     def _by_edge(self, width: int, height: int) -> tuple[int, int]:
         edge, short, long = self.shortest_edge or 0, min(width, height), max(width, height)
         other = int(edge * long / short)
@@ -106,6 +126,17 @@ def pad_to_square(image: Image, colour: Sequence[int]) -> Image:
     square = pil.new("RGB", (side, side), tuple(colour))
     square.paste(image, ((side - width) // 2, (side - height) // 2))
     return square
+
+
+def shrink(whole: np.ndarray, side: int) -> np.ndarray:
+    """Return float32 ``[3, H, W]`` as ``[3, side, side]``: bilinear, antialiased."""
+    import torch
+
+    tensor = torch.from_numpy(whole)[None]
+    small = torch.nn.functional.interpolate(
+        tensor, size=(side, side), mode="bilinear", align_corners=False, antialias=True
+    )
+    return small[0].numpy()
 
 
 def planes(image: Image) -> np.ndarray:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from inlay.core.io import fingerprint
 from inlay.core.types import ImagePlan, Pixels
+from inlay.core.types import View as TokenView
 from inlay.data.vision.common import ImageTransform, Transform, add_special_tokens
 from inlay.data.vision.encoder import encoder_view, tokens_per_view
+from inlay.data.vision.geometry import grid_of, token_grids
 from inlay.data.vision.resize import View, pad_to_square
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ class SquareImageProcessor:
     """
 
     placeholder: str | None = None
+    num_levels = 1
 
     def __init__(
         self,
@@ -74,6 +77,17 @@ class SquareImageProcessor:
     def plan(self, width: int, height: int, index: int = 0, count: int = 1) -> ImagePlan:
         """Return the tokens of a picture: the same for every size."""
         return self._plan
+
+    def views(self, width: int, height: int) -> tuple[TokenView, ...]:
+        """Return where the image tokens of a picture of this size (px) lie in it: one view.
+
+        Its box lies within the picture where the encoder's own resizing cuts the centre out, and
+        reaches outside where the picture is padded.
+        """
+        view = self.view
+        tokens = grid_of(self.num_tokens, view.height, view.width)
+        box = view.box(width, height, padded=self.pad_to_square)
+        return token_grids(box, (view.height, view.width), tokens)
 
     def pixels(self, image: Image, seed: int = 0) -> Pixels:
         """Return ``pixel_values`` float32 ``[1, 3, H, W]`` of an RGB picture.

@@ -11,10 +11,11 @@ import numpy as np
 
 from inlay.core.errors import ConfigError
 from inlay.core.io import fingerprint
-from inlay.core.types import ImagePlan, Pixels
+from inlay.core.types import ImagePlan, Pixels, View
 from inlay.data.vision.common import ImageTransform, Transform, add_special_tokens
 from inlay.data.vision.encoder import encoder_view, tokens_per_view
-from inlay.data.vision.resize import BICUBIC, normalise, planes, unit_floats
+from inlay.data.vision.geometry import on_both_levels, token_grids, whole_box
+from inlay.data.vision.resize import BICUBIC, normalise, planes, shrink, unit_floats
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -32,6 +33,9 @@ class TiledImageProcessor:
     of the whole picture at tile size, then, unless it is a single tile, ``<row_i_col_j>`` and the
     tokens of every tile, row by row. Of several pictures each begins with the text ``<image: k>``.
     Pixels: ``{"pixel_values": float32 [tiles, 3, tile_size, tile_size]}`` in the same order.
+
+    Attributes:
+        num_levels: 2 with a view of the whole picture, 1 without (see ``views``).
     """
 
     placeholder: str | None = None
@@ -82,7 +86,7 @@ class TiledImageProcessor:
         self.patch_size = patch_size or encoder_patch
         self.pixel_shuffle_factor = pixel_shuffle_factor
         self.max_image_size, self.resize_to_max = max_image_size, resize_to_max
-        self.global_view = global_view
+        self.global_view, self.num_levels = global_view, 1 + global_view
         half = (0.5, 0.5, 0.5)
         self.image_mean = _channels(image_mean, view.mean if view else half)
         self.image_std = _channels(image_std, view.std if view else half)
@@ -151,6 +155,23 @@ class TiledImageProcessor:
         tile = [self.image_token_id] * self.tokens_per_tile
         return tuple(token for marker in markers for token in (marker, *tile))
 
+    def views(self, width: int, height: int) -> tuple[View, ...]:
+        """Return where the image tokens of a picture of this size (px) lie in it.
+
+        Level 0 is the whole picture and level 1 the tiles, or the whole picture again where that is
+        all; without a view of the whole picture, level 0 is the tiles.
+        """
+        cell, first = self.patch_size * self.pixel_shuffle_factor, self.tokens_per_tile
+        pixels, tokens = (self.tile_size,) * 2, (self.tile_size // cell,) * 2
+        box, tiles = whole_box(width, height), self.grid(width, height)
+        if not self.global_view:
+            return token_grids(box, pixels, tokens, cell=cell, tiles=tiles)
+        whole = token_grids(box, pixels, tokens, cell=cell)
+        if tiles == (1, 1):
+            return on_both_levels(whole)
+        cut = token_grids(box, pixels, tokens, cell=cell, tiles=tiles, start=first, level=1)
+        return (*whole, *cut)
+
     def pixels(self, image: Image, seed: int = 0) -> Pixels:
         """Return ``pixel_values`` float32 ``[tiles, 3, tile_size, tile_size]`` of an RGB picture.
 
@@ -193,17 +214,6 @@ class TiledImageProcessor:
         """Fingerprint of everything that decides tokens and pixels."""
         ids = [self.image_token_id, self._global_id, self._position_ids]
         return fingerprint([self.settings(), ids, self._transform.name])
-
-
-def shrink(whole: np.ndarray, side: int) -> np.ndarray:
-    """Return float32 ``[3, H, W]`` as ``[3, side, side]``: bilinear, antialiased."""
-    import torch
-
-    tensor = torch.from_numpy(whole)[None]
-    small = torch.nn.functional.interpolate(
-        tensor, size=(side, side), mode="bilinear", align_corners=False, antialias=True
-    )
-    return small[0].numpy()
 
 
 def _position(row: int, column: int) -> str:

@@ -1,0 +1,27 @@
+# ruff: noqa: F821 (a part of a config: its names are assigned by the other parts)
+"""PART 2 of MGM: as of every model, with two vision towers."""
+
+import torch
+
+from inlay.models import FrozenGrounding
+
+_base_ = ["heads_grounding.py"]
+
+#######################################################################
+#             PART 2  Model & Tokenizer & Image Processor             #
+#######################################################################
+model = dict(
+    type=FrozenGrounding,
+    lmm=dict(
+        type=adapter.from_pretrained,
+        pretrained_model_name_or_path=pretrained_model_name_or_path,
+        vision_tower=vision_tower,
+        vision_tower_aux=vision_tower_aux,
+        dtype=torch.bfloat16,
+    ),
+    image_processor=image_processor,
+    mask_head=unet,
+    refiner=sam,
+    merge=merge,
+    cache=cache,
+)

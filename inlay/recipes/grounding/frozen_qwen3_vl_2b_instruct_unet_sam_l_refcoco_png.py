@@ -1,0 +1,13 @@
+"""Qwen3-VL-2B: F-LMM's recipe on a model that it never saw, with the model's own prompt."""
+
+_base_ = [
+    "../_base/settings_grounding_hf.py",
+    "../_base/tokenizer_vlm.py",
+    "../_base/model_grounding.py",
+    "../_base/data_grounding.py",
+    "../_base/optim.py",
+    "../_base/runtime_grounding.py",
+]
+
+pretrained_model_name_or_path = "Qwen/Qwen3-VL-2B-Instruct"
+max_pixels = 1280 * 28 * 28
