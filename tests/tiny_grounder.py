@@ -10,17 +10,28 @@ import torch
 import inlay
 from inlay.chat.grounder import Grounder
 from inlay.chat.open import open_model
+from inlay.config.load import load_config
 from inlay.data import SequenceBuilder
 from inlay.models import FrozenGrounding, GenericAdapter, UNetHead
 
 MODEL = str(Path(inlay.__file__).parent / "app" / "demo_data" / "tiny_vlm")
-RECIPE = "tiny_vlm_grounding_scenes_e2"
-PROMPT = "<image>\ndescribe the picture."  # the recipe's
-BASE_CHANNELS = 8
+
+
+def _config() -> Any:
+    """The recipe of the tiny VLM, smaller and without a refiner."""
+    overrides = [f"pretrained_model_name_or_path={MODEL}", "sam_checkpoint=None", "base_channels=8"]
+    return load_config("tiny_vlm_grounding_scenes_e2", overrides)
 
 
 def tiny_grounder(**settings: Any) -> Grounder:
-    """Return a grounder on the CPU in float32; ``settings`` are those of ``FrozenGrounding``."""
+    """Return a grounder on the CPU in float32, with the mask head and the prompt of the recipe.
+
+    Args:
+        settings: of ``FrozenGrounding``.
+    """
+    config = _config()
+    head = {k: v for k, v in config["model"]["mask_head"].items() if k != "type"}
+    prompt = config["train_dataloader"]["dataset"]["prompt"]
     opened = open_model(MODEL, dtype="fp32")
     processor = opened.image_processor
     assert processor is not None
@@ -28,27 +39,21 @@ def tiny_grounder(**settings: Any) -> Grounder:
     model = FrozenGrounding(
         lmm=GenericAdapter(opened.model),
         image_processor=processor,
-        mask_head=UNetHead(base_channels=BASE_CHANNELS),
+        mask_head=UNetHead(**head),
         **settings,
     )
-    builder = SequenceBuilder(opened.tokenizer, processor, prompt=PROMPT)
+    builder = SequenceBuilder(opened.tokenizer, processor, prompt=prompt)
     return Grounder(model.lmm, builder, model.eval())
 
 
 def checkpoint(folder: Path, grounder: Grounder) -> list[str]:
     """Write what was trained in F-LMM's layout, and a config for it; return two arguments."""
-    from inlay.config.load import load_config
     from inlay.convert.flmm import write_flmm
 
     assert grounder.model is not None
     head = grounder.model.mask_head.state_dict(prefix="mask_head.")
     config = folder / "grounding.py"
-    overrides = [
-        f"pretrained_model_name_or_path={MODEL}",
-        "sam_checkpoint=None",
-        f"base_channels={BASE_CHANNELS}",
-    ]
-    config.write_text(load_config(RECIPE, overrides).source, encoding="utf-8")
+    config.write_text(_config().source, encoding="utf-8")
     return [str(write_flmm(head, folder / "head.pth")), str(config)]
 
 

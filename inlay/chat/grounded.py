@@ -21,6 +21,7 @@ from inlay.chat.overlay import colour_words, palette
 from inlay.chat.overlay_file import numbered, write_overlay
 from inlay.chat.session import ChatSession
 from inlay.chat.stream import TextStream
+from inlay.chat.terminal import note
 from inlay.core.errors import ModelError
 from inlay.models.grounding.capture import merge_rows
 from inlay.models.grounding.decode import DecodeRows, capture_decoding
@@ -216,14 +217,11 @@ class Overlays:
         Raises:
             DataError: the file cannot be written.
         """
-        import sys
-
         from rich.console import Console
 
         pointed, path = self.session.pointed, next(self.paths)
         if pointed is None or not pointed.spans:
-            message = "Log: the answer names nothing that could be pointed at: no overlay."
-            print(message, file=sys.stderr, flush=True)
+            note("Log: the answer names nothing that could be pointed at: no overlay.")
             return
         write_overlay(path, self.session.image, pointed.masks, pointed.phrases, pointed.scores)
         if interactive:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import pickle
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import published_deepseek
 import pytest
 import tiny_vlms
 import torch
@@ -20,9 +20,6 @@ from inlay.app.dry_run import dry_run
 from inlay.config.load import load_config
 from inlay.config.source import recipes
 from inlay.data import PaddedImageProcessor, SequenceBuilder
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
-import published_deepseek
 
 NAMES = [name for name, path in recipes().items() if path.parent.name == "grounding"]
 DEEPSEEK = "frozen_deepseek_vl_1_3b_chat_unet_sam_l_refcoco_png"

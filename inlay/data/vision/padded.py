@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from inlay.core.io import fingerprint
 from inlay.core.types import ImagePlan, Pixels, View
 from inlay.data.vision.common import add_special_tokens
@@ -115,18 +117,27 @@ class PaddedImageProcessor:
         return token_grids(box, pixels, (side, side), cell=cell)
 
     def pixels(self, image: Image, seed: int = 0) -> Pixels:
-        """Return ``pixel_values`` float32 ``[1, 3, S, S]`` of an RGB picture, and with a second
-        view ``high_res_pixel_values``."""
+        """Return ``pixel_values`` float32 ``[1, 3, S, S]`` of an RGB picture, with a second view
+        ``high_res_pixel_values``, and ``num_rows`` and ``num_tokens`` as ``HFImageProcessor`` has
+        them."""
         rows, columns = self._resized(*image.size)
         image = image if image.mode == "RGB" else image.convert("RGB")
         square = pad_to_square(image.resize((columns, rows), BICUBIC), self.background)
         view = unit_floats(planes(square))
+        counts = {
+            "num_rows": np.ones(1, np.int64),
+            "num_tokens": np.array([len(self._plan.ids)], np.int64),
+        }
         if self.high_resolution is None:
-            return {"pixel_values": normalise(view[None], self.image_mean, self.image_std)}
+            return {
+                "pixel_values": normalise(view[None], self.image_mean, self.image_std),
+                **counts,
+            }
         small = shrink(view, self.image_size)
         return {
             "pixel_values": normalise(small[None], self.image_mean, self.image_std),
             "high_res_pixel_values": normalise(view[None], self.high_res_mean, self.high_res_std),
+            **counts,
         }
 
     def settings(self) -> dict[str, Any]:

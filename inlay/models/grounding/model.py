@@ -88,6 +88,7 @@ class FrozenGrounding(nn.Module):
         if self.uses_text or selector:
             self.text_layer_weights = nn.Parameter(torch.ones(lmm.num_layers))
         self.selector = KeywordSelector(lmm.hidden_size) if selector else None
+        self._recent: dict[str, dict[str, Tensor]] = {}
         if cache is not None:
             cache.bind(self._picture_identity(), self._text_identity())
 
@@ -258,9 +259,12 @@ class FrozenGrounding(nn.Module):
     def _embeddings(
         self, pictures: list[Tensor], targets: Sequence[GroundingTarget]
     ) -> list[dict[str, Tensor]]:
-        """The refiner's picture embeddings; a picture of several samples is encoded once."""
+        """The refiner's picture embeddings; a picture of several samples is encoded once, so is one
+        that comes again in the next call without training (one sentence after the other)."""
         assert self.refiner is not None
         keys = [target.picture_key for target in targets]
+        if self._recent.keys() >= set(keys):
+            return [self._recent[key] for key in keys]
         fresh = {k: p for k, p in zip(keys, pictures, strict=True) if p.numel()}
         made = (
             dict(zip(fresh, self.refiner.embed(list(fresh.values())), strict=True)) if fresh else {}
@@ -272,6 +276,8 @@ class FrozenGrounding(nn.Module):
                 if key not in made:
                     kept = self.cache.image(key)
                     made[key] = {name: value.to(self.device) for name, value in kept.items()}
+        is_constant = self.refiner.freeze_encoder and not torch.is_grad_enabled()
+        self._recent = made if is_constant else {}
         return [made[key] for key in keys]
 
     def _selector_loss(self, sights: list[Sight], metrics: _Means) -> Tensor:

@@ -2,7 +2,6 @@
 """PART 2: the tiny model stays as it is; mask head and tiny SAM learn."""
 
 import torch
-
 from transformers import AutoTokenizer
 
 from inlay.data import SquareImageProcessor
@@ -40,7 +39,7 @@ model = dict(
         dtype=torch.float32,
     ),
     image_processor=image_processor,
-    mask_head=dict(type=UNetHead, base_channels=base_channels),
+    mask_head=dict(type=UNetHead, base_channels=base_channels, upsample_input=upsample_input),
     refiner=sam,
     merge=merge,
 )

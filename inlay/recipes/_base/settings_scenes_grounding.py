@@ -1,4 +1,4 @@
-"""PART 1 of grounding the tiny model that sees: everything beside one folder, see `inlay scenes`."""
+"""PART 1 of grounding the tiny VLM: everything beside one folder, as `inlay scenes` writes it."""
 
 from torch.optim import AdamW
 
@@ -10,6 +10,7 @@ pretrained_model_name_or_path = "tiny_vlm"  # LLaVA parts: the trained tiny mode
 sam_checkpoint = "scenes/sam"  # a tiny SAM; None: coarse masks only
 freeze_sam_encoder = False  # a random one has to learn
 base_channels = 16  # of the mask head
+upsample_input = 24  # px of the coarse masks
 merge = "mean"  # over the tokens of a phrase; or "max"
 
 # Data

@@ -49,7 +49,8 @@ def test_pixels_are_those_of_section_4(
     image = picture(*size)
     pixels = processor.pixels(image)
     wanted = padded(image, side, [int(255 * x) for x in MEAN])
-    assert pixels.keys() == {"pixel_values"}
+    assert pixels.keys() == {"pixel_values", "num_rows", "num_tokens"}
+    assert pixels["num_tokens"] == pixels["num_rows"] * len(processor.plan(*image.size).ids)
     assert pixels["pixel_values"].dtype == np.float32
     np.testing.assert_allclose(pixels["pixel_values"], normal(wanted / 255, MEAN, STD), atol=2e-6)
     plan = processor.plan(*size)

@@ -55,7 +55,7 @@ def test_what_is_seen_is_eager_attention(folder: Path, processor: PaddedImagePro
     adapter = LLaVAAdapter.from_pretrained(str(folder), device="cpu")
     token = processor.image_token_id
     assert adapter.image_token_id == token
-    made = processor.pixels(painted((300, 200), 3, 4))
+    made = processor.pixels(Image.radial_gradient("L").resize((300, 200)).convert("RGB"))
     pixels = {name: torch.from_numpy(value) for name, value in made.items()}
     ids = torch.tensor([[7, *[token] * TOKENS, 11, 12, 13]])
     one = torch.tensor([1])
@@ -77,7 +77,7 @@ def test_what_is_seen_is_eager_attention(folder: Path, processor: PaddedImagePro
     torch.testing.assert_close(seen.maps, expected, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("size", [*SIZES, (640, 427), (427, 640)])
+@pytest.mark.parametrize("size", [(96, 240), (160, 160), (640, 427), (427, 640)])
 def test_the_whole_picture_is_shown_and_padded_to_a_square(
     processor: PaddedImageProcessor, size: tuple[int, int]
 ) -> None:
@@ -87,7 +87,7 @@ def test_the_whole_picture_is_shown_and_padded_to_a_square(
         small = (int(width * SIDE / height), SIDE)
     else:
         small = (SIDE, int(height * SIDE / width))
-    picture = painted(size, 5, 6)
+    picture = Image.radial_gradient("L").resize(size).convert("RGB")
     square = Image.new("RGB", (SIDE, SIDE), tuple(int(255 * x) for x in MEAN))
     square.paste(
         picture.resize(small, Image.Resampling.BICUBIC),

@@ -20,7 +20,7 @@ from inlay.models.grounding.capture import Grounded
 from inlay.models.grounding.maps import assemble
 
 SIDE, PATCH, GRID = 56, 14, 4
-PICTURES = [*SIZES, (300, 215)]
+PICTURES = [(300, 200), (96, 240), (160, 160), (300, 215)]
 """The last one's fine rows are part padding."""
 
 
@@ -55,22 +55,15 @@ def processor(folder: Path) -> HFImageProcessor:
     return HFImageProcessor(folder)
 
 
-def tokens_of(adapter: LLaVANextAdapter, values: torch.Tensor, size: tuple[int, int]) -> Any:
-    """What the model's own packing makes of one value per patch of each tile.
-
-    Args:
-        values: ``[tiles, GRID, GRID]``, the first one the whole picture.
-
-    Returns:
-        The tokens' values ``[K]`` (-1 for a newline), and the shape of the fine map.
-    """
+def packed(adapter: LLaVANextAdapter, tiles: int, size: tuple[int, int]) -> tuple[int, Any]:
+    """What the model's own packing makes of a picture: its tokens, and the shape of its fine map
+    without newlines."""
     base = adapter.model.base.model
-    features = [values.flatten(1)[..., None]]
-    sizes = torch.tensor([size[::-1]])
-    packed, _ = base.pack_image_features(features, sizes, "default", torch.full((1,), -1.0))
-    tokens = packed[0][:, 0]
-    rows = int((tokens[GRID * GRID :] == -1).sum())
-    return tokens, (rows, len(tokens[GRID * GRID :]) // rows - 1)
+    nothing = [torch.zeros(tiles, GRID * GRID, 1)]
+    newline = torch.ones(1)
+    (tokens,), _ = base.pack_image_features(nothing, torch.tensor([size[::-1]]), "default", newline)
+    fine, rows = len(tokens) - GRID * GRID, int(tokens.sum())
+    return len(tokens), (rows, fine // rows - 1)
 
 
 @torch.no_grad()
@@ -80,11 +73,10 @@ def test_maps_are_those_of_f_lmm(
 ) -> None:
     """Coarse and fine cut out of eager attention by hand, newlines left out, coarse resized."""
     token = processor.image_token_id
-    made = processor.pixels(painted(size, 3, 4))
+    made = processor.pixels(Image.radial_gradient("L").resize(size).convert("RGB"))
     count = int(made["num_tokens"][0])
-    tiles = torch.zeros(len(made["pixel_values"]), GRID, GRID)
-    tokens, fine = tokens_of(adapter, tiles, size)
-    assert len(tokens) == count
+    tokens, fine = packed(adapter, len(made["pixel_values"]), size)
+    assert tokens == count
     ids = torch.tensor([[7, *[token] * count, 11, 12, 13]])
     images = {name: torch.from_numpy(value) for name, value in made.items()}
     row = {
