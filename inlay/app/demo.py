@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.panel import Panel
 
 from inlay.app.curve import draw
+from inlay.app.demo_point import point
 from inlay.app.demo_scenes import see
 from inlay.app.respond import respond
 from inlay.app.train import TrainOptions, train
@@ -27,13 +28,13 @@ QUESTIONS = (
     "Hello!",
 )
 ANSWER_TOKENS = 80
-EYES = "eyes"
-"""Folder of the second act."""
+EYES, HAND = "eyes", "hand"
+"""Folders of the second and the third act."""
 
 
 def demo(folder: Path, console: Console) -> int:
-    """Fine-tune ``stories260k`` on the shipped conversations and show what changed; then the same
-    with a model that sees.
+    """Fine-tune ``stories260k`` on the shipped conversations and show what changed; then teach a
+    model that sees a new word, and to point.
 
     Args:
         folder: new; gets the models, the data, the configs and the runs.
@@ -64,7 +65,7 @@ def demo(folder: Path, console: Console) -> int:
     show(console, "after", answers(str(folder / "model"), cfg, newest))
     console.print(summary(folder / "run"))
     console.print(next_steps(config, folder, newest) + "\n", soft_wrap=True)
-    return see(folder / EYES, console)
+    return see(folder / EYES, console) or point(folder / HAND, console)
 
 
 def unpack(folder: Path) -> Path:

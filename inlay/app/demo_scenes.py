@@ -14,9 +14,10 @@ from rich.table import Table
 from inlay.app.train import TrainOptions, train
 from inlay.config.load import load_config
 from inlay.data.scenes.build import example, write
-from inlay.data.scenes.draw import draw
+from inlay.data.scenes.draw import NEW_SHAPE, draw
 from inlay.engine.checkpoint import newest_valid
 from inlay.evaluation.ask import Answer, ask
+from inlay.evaluation.metrics import mean_by
 from inlay.evaluation.scenes import SceneTask
 
 RECIPE = "tiny_vlm_full_demo_e1"
@@ -52,17 +53,17 @@ def see(folder: Path, console: Console) -> int:
         "It learns hearts and their name; then it is asked about a scene that it never saw.\n"
         f"The picture is [bold]{picture}[/]:  {open_with(picture)}\n"
     )
-    before, score_before = replies(folder, None)
+    before, right_before = replies(folder, None)
     code = train(str(config), TrainOptions(work_dir=str(folder / "run")))
     if code:
         return code
     newest, _ = newest_valid(folder / "run")
-    after, score_after = replies(folder, newest)
+    after, right_after = replies(folder, newest)
     console.print(table(before, after))
-    console.print(
-        f"answers about {SCENES} scenes that it never saw, exact: {score_before:.0%} before, "
-        f"{score_after:.0%} after\n"
-    )
+    console.print(f"exact answers about {SCENES} scenes that it never saw:")
+    for what, share in right_before.items():
+        console.print(f"  {what:<16} {share:4.0%} before, {right_after[what]:4.0%} after")
+    console.print()
     console.print(next_steps(config, folder, newest), soft_wrap=True)
     return 0
 
@@ -82,14 +83,20 @@ def unpack(folder: Path) -> Path:
     return config
 
 
-def replies(folder: Path, checkpoint: Path | None) -> tuple[list[str], float]:
-    """Answers to ``QUESTIONS``, and the share of right ones over ``SCENES``, with the weights of
-    ``checkpoint`` where one is given."""
+def replies(folder: Path, checkpoint: Path | None) -> tuple[list[str], dict[str, float]]:
+    """Answers to ``QUESTIONS``, and the shares of right ones over ``SCENES`` about hearts and about
+    other things, with the weights of ``checkpoint`` where one is given."""
     answer = answerer(folder / "model", checkpoint)
     picture = draw(example("twist", HELD_OUT, PICTURE).scene)
     task = SceneTask("twist", SCENES, HELD_OUT)
-    score = task.score(ask(task.questions, answer, task.max_new_tokens)).scores["accuracy"]
-    return [answer([picture], question, task.max_new_tokens) for question in QUESTIONS], score
+    rows = task.score(ask(task.questions, answer, task.max_new_tokens)).rows
+    right = mean_by((_topic(row), row["score"]) for row in rows)
+    return [answer([picture], question, task.max_new_tokens) for question in QUESTIONS], right
+
+
+def _topic(row: dict[str, Any]) -> str:
+    is_new = NEW_SHAPE in row["question"] or NEW_SHAPE in row["answer"]
+    return f"{NEW_SHAPE}s" if is_new else "other things"
 
 
 def answerer(model_path: Path, checkpoint: Path | None = None) -> Answer:

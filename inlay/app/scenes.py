@@ -8,7 +8,7 @@ from inlay.core.errors import InlayError
 from inlay.data.scenes.build import TEST_SPLITS, write
 from inlay.data.scenes.draw import SIZE
 
-MODEL = "model"
+MODEL, SAM = "model", "sam"
 TEST_COUNT = 500
 
 
@@ -17,7 +17,8 @@ def make_scenes(folder: Path, count: int, seed: int) -> list[Path]:
 
     Args:
         folder: new; gets ``train.jsonl`` with ``count`` rows, a file of ``TEST_COUNT`` rows for
-            each of ``TEST_SPLITS``, ``images/`` and ``model/``.
+            each of ``TEST_SPLITS``, ``images/``, and random weights to begin with: ``model/`` and
+            ``sam/``.
         seed: of everything drawn by lot; test sets have seeds of their own.
 
     Returns:
@@ -27,7 +28,7 @@ def make_scenes(folder: Path, count: int, seed: int) -> list[Path]:
         InlayError: ``folder`` exists, or ``count`` is not positive.
     """
     from inlay.data.scenes.words import scene_tokenizer
-    from inlay.models.tiny import write_tiny_backbones
+    from inlay.models.tiny import write_tiny_backbones, write_tiny_sam
 
     if folder.exists():
         raise InlayError(f"{folder} exists. Choose another folder, or remove it")
@@ -36,4 +37,5 @@ def make_scenes(folder: Path, count: int, seed: int) -> list[Path]:
     written = [write(folder, "train", count, seed)]
     written += [write(folder, split, min(count, TEST_COUNT), seed) for split in TEST_SPLITS]
     write_tiny_backbones(folder / MODEL, scene_tokenizer(), SIZE, seed=seed)
-    return [*written, folder / MODEL]
+    write_tiny_sam(folder / SAM, SIZE, seed=seed)
+    return [*written, folder / MODEL, folder / SAM]

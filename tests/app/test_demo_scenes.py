@@ -71,10 +71,11 @@ def test_the_second_act_learns_the_new_shape(
     folder = tmp_path / "eyes"
     assert see(folder, Console(quiet=True)) == 0
     (checkpoint,) = (folder / "run").glob("iter_*")
-    before, score_before = replies(folder, None)
-    after, score_after = replies(folder, checkpoint)
+    before, right_before = replies(folder, None)
+    after, right_after = replies(folder, checkpoint)
     assert "heart" not in before[0] and "yellow heart" in after[0]
-    assert score_after > score_before
+    assert right_after["hearts"] > right_before["hearts"] + 0.3
+    assert right_after["other things"] > right_before["other things"] - 0.15, "it forgot"
 
 
 def test_the_folder_holds_what_the_questions_are_about(

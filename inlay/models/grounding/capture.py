@@ -19,7 +19,12 @@ import torch
 from torch import Tensor
 
 from inlay.core.errors import ModelError, did_you_mean
-from inlay.models.grounding.recording import AttentionCall, layers_with_rows, recording
+from inlay.models.grounding.recording import (
+    AttentionCall,
+    Queries,
+    layers_with_rows,
+    recording,
+)
 
 MERGES: dict[str, Callable[..., Tensor]] = {"mean": torch.mean, "max": torch.amax}
 
@@ -99,16 +104,11 @@ class _Group:
     """Grounded tokens that see the same keys, sorted by mask.
 
     Attributes:
-        batch, start, stop: their sequence, and its keys.
-        rows: int64 ``[T]`` their places.
         masks: int64 ``[m]`` the masks that they name; counts: tokens of each.
-        columns: int64 ``[m, K]`` image tokens of each mask, counted from ``start``.
+        columns: int64 ``[m, K]`` image tokens of each mask, counted from the first key.
     """
 
-    batch: int
-    start: int
-    stop: int
-    rows: Tensor
+    queries: Queries
     masks: Tensor
     counts: list[int]
     columns: Tensor
@@ -134,10 +134,10 @@ class _GroundedRows:
         if layer in self.taken or layer not in self.layers:
             raise _not_one_pass(self.decoder)
         self.taken.add(layer)
-        if any(0 < call.window < group.stop - group.start for group in self.groups):
+        if any(0 < call.window < g.queries.stop - g.queries.start for g in self.groups):
             say_window(type(self.decoder).__name__, call.window)
         for group in self.groups:
-            rows_HTN = call.rows(group.batch, group.rows, group.start, group.stop)
+            rows_HTN = call.rows(group.queries)
             merged_MHN = _merged(rows_HTN.transpose(0, 1), group.counts, self.grounded.merge)
             index = group.columns[:, None].expand(-1, merged_MHN.shape[1], -1)
             self.maps[group.masks, self.layers.index(layer)] = merged_MHN.gather(2, index)
@@ -176,17 +176,15 @@ def _groups(grounded: Grounded, call: AttentionCall) -> list[_Group]:
         numbers, counts = masks[here].unique_consecutive(return_counts=True)
         own = columns[numbers]
         require_own(own, start, stop)
-        groups.append(
-            _Group(
-                batch=int(batch[here][0]),
-                start=start,
-                stop=stop,
-                rows=rows[here].to(device),
-                masks=numbers.to(device),
-                counts=counts.tolist(),
-                columns=(own - start).clamp(min=0).to(device),
-            )
+        queries = Queries(
+            batch=int(batch[here][0]),
+            places=rows[here].to(device),
+            first=int(rows[here].min()),
+            start=start,
+            stop=stop,
         )
+        places = (own - start).clamp(min=0).to(device)
+        groups.append(_Group(queries, numbers.to(device), counts.tolist(), places))
     require_each_once([group.masks for group in groups], len(columns))
     return groups
 

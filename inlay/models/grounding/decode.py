@@ -13,7 +13,12 @@ from torch import Tensor
 
 from inlay.core.errors import ModelError
 from inlay.models.grounding.capture import say_window
-from inlay.models.grounding.recording import AttentionCall, layers_with_rows, recording
+from inlay.models.grounding.recording import (
+    AttentionCall,
+    Queries,
+    layers_with_rows,
+    recording,
+)
 
 
 @dataclass
@@ -75,7 +80,8 @@ class _Steps:
         if tokens > 1:
             return  # the prompt
         keys = call.key.shape[2]
-        row_H1N = call.rows(0, self.columns.new_zeros(1, device=call.key.device), 0, keys)
+        place = self.columns.new_zeros(1, device=call.key.device)
+        row_H1N = call.rows(Queries(batch=0, places=place, first=0, start=0, stop=keys))
         # The cache of a layer with a window has let go of the first keys.
         gone = max(0, self.lengths[layer] - keys)
         if gone:

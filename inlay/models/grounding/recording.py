@@ -33,6 +33,22 @@ UNSUPPORTED = {
 
 
 @dataclass(frozen=True)
+class Queries:
+    """Places of one sequence, and the keys ``[start, stop)`` that hold all that they see.
+
+    Attributes:
+        batch: number of the sequence.
+        places: int64 ``[T]``; first: the least of them.
+    """
+
+    batch: int
+    places: Tensor
+    first: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
 class AttentionCall:
     """What one layer hands to its attention function.
 
@@ -59,41 +75,39 @@ class AttentionCall:
         packed = self.mask is not None and self.mask.dtype == torch.int32
         return self.mask.flatten() if packed and self.mask is not None else None
 
-    def rows(self, batch: int, places: Tensor, start: int, stop: int) -> Tensor:
+    def rows(self, queries: Queries) -> Tensor:
         """Return attention probabilities float32 ``[H, T, stop - start]``.
 
         Keys are not repeated for grouped heads: the queries of a group share one product.
-
-        Args:
-            batch: number of the sequence.
-            places: int64 ``[T]`` of the queries.
-            start, stop: the keys; all that these queries see must be among them.
         """
         heads, width = self.query.shape[1], self.query.shape[3]
         with torch.autocast(self.query.device.type, enabled=False):
-            query = self.query[batch].index_select(1, places).float() * self.scaling
-            key = self.key[batch, :, start:stop].float()
-            scores = query.reshape(len(key), -1, width) @ key.transpose(1, 2)
-            scores = scores.view(heads, len(places), -1)
+            query = self.query[queries.batch].index_select(1, queries.places).float()
+            key = self.key[queries.batch, :, queries.start : queries.stop].float()
+            scores = (query * self.scaling).view(len(key), -1, width) @ key.transpose(1, 2)
+            scores = scores.view(heads, len(queries.places), -1)
             if self.softcap is not None:
                 scores = self.softcap * torch.tanh(scores / self.softcap)
-            return torch.softmax(self._masked(scores, batch, places, start, stop), dim=-1)
+            return torch.softmax(self._masked(scores, queries), dim=-1)
 
-    def _masked(self, scores: Tensor, batch: int, places: Tensor, start: int, stop: int) -> Tensor:
+    def _masked(self, scores: Tensor, queries: Queries) -> Tensor:
+        places, start, stop = queries.places, queries.start, queries.stop
         packed = self.doc_starts is not None
-        if packed or self.mask is None:
-            if not self.causal:
-                return scores
-            behind = places[:, None] - torch.arange(start, stop, device=places.device)
+        if self.mask is not None and not packed:
+            own = self.mask[queries.batch if len(self.mask) > 1 else 0]
+            own = own.index_select(1, places)[..., start:stop]
+            if own.dtype == torch.bool:
+                return scores.masked_fill_(~own, float("-inf"))
+            return scores + own.float()
+        if self.causal:
+            window = self.window if packed else 0
+            begin = start if window else queries.first  # before it nothing is in the future
+            behind = places[:, None] - torch.arange(begin, stop, device=places.device)
             unseen = behind < 0
-            if packed and self.window:
-                unseen |= behind >= self.window
-            return scores.masked_fill_(unseen, float("-inf"))
-        own = self.mask[batch if len(self.mask) > 1 else 0]
-        part = own.index_select(1, places)[..., start:stop]
-        if part.dtype == torch.bool:
-            return scores.masked_fill_(~part, float("-inf"))
-        return scores + part.float()
+            if window:
+                unseen |= behind >= window
+            scores[..., begin - start :].masked_fill_(unseen, float("-inf"))
+        return scores
 
 
 class Recorder(Protocol):

@@ -56,22 +56,21 @@ def test_what_is_seen_is_eager_attention(folder: Path, processor: PaddedImagePro
     token = processor.image_token_id
     assert adapter.image_token_id == token
     made = processor.pixels(Image.radial_gradient("L").resize((300, 200)).convert("RGB"))
-    pixels = {name: torch.from_numpy(value) for name, value in made.items()}
+    images = {name: torch.from_numpy(value) for name, value in made.items()}
     ids = torch.tensor([[7, *[token] * TOKENS, 11, 12, 13]])
-    one = torch.tensor([1])
     row = {
         "input_ids": ids,
         "position_ids": torch.arange(ids.shape[1])[None],
         "doc_starts": torch.tensor([0, ids.shape[1]], dtype=torch.int32),
         "longest_document": ids.shape[1],
-        "images": {**pixels, "num_rows": one, "num_tokens": one * TOKENS},
+        "images": images,
         "image_positions": (ids[0] == token).nonzero()[:, 0],
     }
     rows, masks = torch.tensor([17, 18, 19]), torch.tensor([0, 0, 1])
     columns = row["image_positions"].expand(2, -1)
     seen = adapter.look(row, Grounded(torch.zeros_like(rows), rows, masks, columns))
     eager = LlavaForConditionalGeneration.from_pretrained(folder, attn_implementation="eager")
-    out = eager(input_ids=ids, **pixels, output_attentions=True)
+    out = eager(input_ids=ids, pixel_values=images["pixel_values"], output_attentions=True)
     looks = torch.cat(out.attentions).flatten(0, 1)[:, 17:, 1 : 1 + TOKENS]  # [L * H, 3, K]
     expected = torch.stack([looks[:, :2].mean(1), looks[:, 2]])
     torch.testing.assert_close(seen.maps, expected, atol=1e-5, rtol=0)
