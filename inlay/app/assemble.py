@@ -186,6 +186,28 @@ def run_identity(loader: Any, model: Any, optim: Any, make: Any, seed: int) -> d
     }
 
 
+def check_context(model: Any, dataset: Any) -> None:
+    """Make sure that a frozen model that is looked at can read every item of a data set.
+
+    Raises:
+        ConfigError: some are longer than its context.
+    """
+    if not hasattr(model, "lmm"):
+        return
+    most = getattr(model.lmm.decoder.config, "max_position_embeddings", None)
+    allowed = dataset.builder.max_length
+    if most is None or (allowed is not None and allowed <= most):
+        return
+    longest = int(dataset.lengths.max())
+    if longest > most:
+        count = int((dataset.lengths > most).sum())
+        raise ConfigError(
+            f"{count} of {len(dataset)} items have more tokens than the model can read: the "
+            f"longest has {longest}, the model reads {most}. Set max_length={most}; max_bad_rows "
+            "of the data set says how many items may be left out"
+        )
+
+
 def place_model(model: Any, device: torch.device) -> Any:
     """Move a model to ``device``; a quantised or dispatched one is already where it belongs."""
     llm = getattr(model, "llm", model)

@@ -53,7 +53,8 @@ def dry_run(
     Returns:
         ``build_s``, ``first_update_s`` and ``update_s`` (seconds; the median without the first one
         where there are several), ``peak_mb`` (MB), and of the first update: ``loss`` (mean of the
-        window), ``grad_norm``, ``tokens``, ``trained_tokens``; ``trainable`` (parameters),
+        window), ``grad_norm``, ``tokens``, ``trained_tokens`` or ``masks``; ``trainable``
+        (parameters),
         ``items`` (samples or packs of an epoch; None for a stream), ``time`` (seconds of the whole
         run by part, see ``estimate_time``).
     """
@@ -94,9 +95,11 @@ def _update(runner: Any, most: int) -> tuple[dict[str, float], list[float]]:
     watch = LossSum()
     runner.hooks_list = HookList([watch])
     first: dict[str, float] = {}
+    loader = runner.train_dataloader
+    unit = "masks" if plan.counts_masks(loader.dataset) else "trained_tokens"
     seconds: list[float] = []
     began = start = time.perf_counter()
-    windows = runner.train_dataloader.windows(0, 0, runner.optim.accumulative_counts)
+    windows = loader.windows(0, 0, runner.optim.accumulative_counts)
     for window in islice(windows, most):
         loop.train_window(runner, window)
         seconds.append(time.perf_counter() - began)
@@ -104,7 +107,7 @@ def _update(runner: Any, most: int) -> tuple[dict[str, float], list[float]]:
             "loss": watch.total / max(window.loss_units, 1),
             "grad_norm": runner.state.grad_norm or math.nan,
             "tokens": runner.pending[1],
-            "trained_tokens": window.loss_units,
+            unit: window.loss_units,
         }
         began = time.perf_counter()
         if began - start > PATIENCE and len(seconds) > 1:

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from inlay.app.assemble import Parts
+from inlay.app.export_grounding import FLMM, export_grounding, verify_grounding
 from inlay.app.train import checked_config
+from inlay.convert.grounding import KIND as GROUNDING
 from inlay.convert.llava import export_llava
 from inlay.convert.merge import merge_parts
 from inlay.convert.nanovlm import export_nanovlm
 from inlay.convert.parts import export_parts
+from inlay.convert.record import read_record
 from inlay.convert.to_hf import export
 from inlay.convert.verify import verify
 from inlay.core.errors import ModelError
@@ -19,6 +22,7 @@ from inlay.data import PROMPT_TEMPLATE
 from inlay.engine import checkpoint as ckpt
 from inlay.engine.optim import trainable
 from inlay.engine.snapshot import copy_weights
+from inlay.models.grounding.model import FrozenGrounding
 from inlay.models.llava import LLaVAModel
 
 
@@ -37,7 +41,8 @@ def export_checkpoint(
     Args:
         fp32: save in float32; float16 otherwise, as in the original.
         save_format: of a ``LLaVAModel``: ``"xtuner"`` (the parts that were trained), ``"whole"``
-            (all of them, adapters merged), ``"huggingface"`` or ``"nanovlm"``.
+            (all of them, adapters merged), ``"huggingface"`` or ``"nanovlm"``; of a
+            ``FrozenGrounding``: ``"xtuner"`` (a folder) or ``"flmm"`` (F-LMM's one file).
 
     Raises:
         CheckpointError: the checkpoint is missing, damaged or of another model.
@@ -79,6 +84,14 @@ def export_model(
     Raises:
         ModelError: the format cannot express the model.
     """
+    if isinstance(model, FrozenGrounding):
+        target = Path(out_dir)
+        export_grounding(parts, model, target, checkpoint, fp32=fp32, save_format=save_format)
+        return
+    if save_format == FLMM:
+        raise ModelError(
+            f"--save-format {FLMM} is for a FrozenGrounding, this is a {type(model).__name__}"
+        )
     cfg, processor = parts.cfg, parts.image_processor()
     data = cfg["train_dataloader"]["dataset"]
     template = data.get("template")
@@ -101,6 +114,18 @@ def export_model(
         options.update(base_name=base, image_processor=processor)
         export(model, parts.tokenizer(), out_dir, **options)
     verify(out_dir)
+
+
+def verify_export(folder: str, base: str | None = None) -> None:
+    """Open an export and compare it with its record; see ``convert.verify.verify``.
+
+    Raises:
+        ModelError: a check failed, or ``folder`` is not an export.
+    """
+    if read_record(Path(folder))["kind"] == GROUNDING:
+        verify_grounding(Path(folder), base)
+    else:
+        verify(folder, base=base)
 
 
 def _export_llava(

@@ -9,6 +9,8 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from inlay.app.answering import Answerer
 from inlay.app.assemble import Parts
 from inlay.app.names import register_names
@@ -16,8 +18,11 @@ from inlay.chat.grounder import Grounder
 from inlay.chat.open import Opened, open_model
 from inlay.config.check import check_config, format_problems
 from inlay.config.load import load_config
+from inlay.convert.grounding import REFINER
 from inlay.core.errors import CheckpointError, ConfigError, ModelError
+from inlay.data.grounding.collate import collate
 from inlay.data.grounding.sequence import PROMPT, SequenceBuilder
+from inlay.data.pictures import PictureOpener
 from inlay.engine import checkpoint as ckpt
 from inlay.engine.optim import trainable
 from inlay.engine.snapshot import copy_weights
@@ -26,14 +31,22 @@ from inlay.models.grounding.adapters.generic import GenericAdapter
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-CONFIG, REFINER = "config.py", "refiner"
-"""In the folder of a checkpoint: its resolved config; in an exported one also the refiner."""
+CONFIG = "config.py"
+"""In the folder of a checkpoint: its resolved config."""
 SHIPPED_MODEL, SHIPPED_GROUNDER = "tiny_vlm", "tiny_grounder"
 PATHS = ("pretrained_model_name_or_path", "checkpoint")
 
 
 class OpenGrounder(Grounder):
     """A grounder that also talks."""
+
+    def logits(self, image: Image, phrases: Sequence[str]) -> torch.Tensor:
+        """Return mask logits ``[M, H, W]`` of phrases, each a caption of its own, on the CPU."""
+        assert self.model is not None
+        samples = [self._sample(image, [(text, True)]) for text in phrases]
+        batch = collate(samples, PictureOpener(self.image_processor)).to(self.lmm.device)
+        with self._running():
+            return torch.cat(self.model.predict(**batch.inputs)).float().cpu()
 
     def answerer(self) -> Answerer:
         """Return what answers questions about pictures, with the template of the grounding."""
@@ -158,22 +171,27 @@ def _moved(value: Any, old: str, new: str) -> Any:
     return value
 
 
-def _build(values: dict[str, Any], training_free: bool, device: str | None) -> OpenGrounder:
-    parts = Parts(values, seed=0)
+def builder_of(parts: Parts) -> SequenceBuilder:
+    """Return what writes prompts and captions as a run's training does."""
     tokenizer, processor = parts.tokenizer(), parts.image_processor()
-    data = values["train_dataloader"]["dataset"]
-    builder = SequenceBuilder(
+    data = parts.cfg["train_dataloader"]["dataset"]
+    return SequenceBuilder(
         tokenizer,
         processor,
         template=data.get("template"),
         prompt=data.get("prompt", PROMPT),
         max_length=data.get("max_length"),
     )
+
+
+def _build(values: dict[str, Any], training_free: bool, device: str | None) -> OpenGrounder:
+    parts = Parts(values, seed=0)
+    builder = builder_of(parts)
     if training_free:
         lmm = parts.builder.build(values["model"]["lmm"])
         return OpenGrounder(lmm if device is None else lmm.to(device), builder)
     model = parts.model()
-    model = model if device is None else model.to(device)
+    model = model.to(device or model.lmm.device)
     return OpenGrounder(model.lmm, builder, model.eval())
 
 

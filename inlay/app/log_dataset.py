@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from inlay.app import plan
 from inlay.app.assemble import Parts
 from inlay.app.sample_view import boxes, runs
 from inlay.app.train import checked_config
@@ -38,7 +39,8 @@ def log_dataset(
     Args:
         show: ``text`` (trained spans coloured, in ``[[ ]]`` where there is no colour),
             ``masked_text`` (trained spans only), ``input_ids``, ``labels``, or ``all``. Samples are
-            printed unless they go to a file.
+            printed unless they go to a file. Of grounding data, words that have a mask take the
+            place of trained ones.
         contact_sheet: a PNG file for their pictures.
         html: a file for a page with pictures and every token.
     """
@@ -52,6 +54,7 @@ def log_dataset(
         )
     tokenizer = parts.tokenizer()
     processor = parts.image_processor()
+    what = "grounded" if plan.counts_masks(dataset) else "trained"
     samples = [dataset.sample(i) for i in range(min(count, dataset.num_samples_total))]
     if contact_sheet is not None:
         from inlay.app.contact_sheet import write_contact_sheet
@@ -62,11 +65,12 @@ def log_dataset(
         from inlay.app.sample_page import write_sample_page
 
         title = f"{config}: samples as the model reads them"
-        write_sample_page(Path(html), title, samples, tokenizer, processor, str(dataset.report))
+        report = str(dataset.report)
+        write_sample_page(Path(html), title, samples, tokenizer, processor, report, what)
         print(f"{len(samples)} samples: {html}")
     console = Console(soft_wrap=True, highlight=False)
     if contact_sheet is None and html is None:
-        _print(console, samples, tokenizer, processor, show)
+        _print(console, samples, tokenizer, processor, show, what)
     console.rule("data set")
     console.print(str(dataset.report), markup=False)
 
@@ -77,11 +81,12 @@ def _print(
     tokenizer: Any,
     processor: ImageProcessor | None,
     show: str,
+    what: str,
 ) -> None:
     kinds = ("text", "masked_text", "input_ids", "labels") if show == "all" else (show,)
     for index, sample in enumerate(samples):
         share = sample.mask.mean()
-        console.rule(f"sample {index}: {len(sample.ids)} tokens, {share:.0%} trained")
+        console.rule(f"sample {index}: {len(sample.ids)} tokens, {share:.0%} {what}")
         for kind in kinds:
             console.print(render(sample, tokenizer, kind, console.is_terminal, processor))
 

@@ -27,6 +27,8 @@ def meta_model(cfg: Any) -> Any:
         ModelError: the model cannot be built without its weights.
     """
     node = cfg.get("model") or {}
+    if "lmm" in node:
+        raise ModelError("not yet of grounding runs")
     parts = {k: v for k, v in node.items() if k not in LOADED and _is_pretrained(v)}
     if not parts:
         return None

@@ -17,7 +17,7 @@ def make_plan(cfg: Any, devices: int = 1) -> dict[str, Any]:
     """Build the data, not the weights, and count.
 
     Returns:
-        JSON values: samples, tokens, pictures, iterations, updates, batch sizes, warm-up,
+        JSON values: samples, tokens, masks, pictures, iterations, updates, batch sizes, warm-up,
         checkpoints, memory (bytes; or ``memory_unknown``, why there is no estimate), ``lr_curve``
         as ``[iteration, rate]`` pairs.
     """
@@ -60,6 +60,13 @@ def count(cfg: Any, loader: Any, loop: Any, accumulate: int, devices: int) -> di
     }
 
 
+def counts_masks(dataset: Any) -> bool:
+    """Whether the loss units of a data set are masks, and not trained tokens."""
+    from inlay.data import GroundingDataset
+
+    return isinstance(dataset, GroundingDataset)
+
+
 def _data_counts(dataset: Any) -> dict[str, Any]:
     units = int(dataset.loss_units.sum())
     tokens = int(dataset.lengths.sum())
@@ -67,7 +74,7 @@ def _data_counts(dataset: Any) -> dict[str, Any]:
         "samples": int(dataset.num_samples.sum()),
         "items": len(dataset),
         "tokens": tokens,
-        "trained_tokens": units,
+        "masks" if counts_masks(dataset) else "trained_tokens": units,
         "tokens_per_item": tokens / len(dataset),
     }
     pictures = getattr(dataset, "num_images", None)
@@ -149,10 +156,13 @@ def describe(plan: dict[str, Any]) -> str:
 
 
 def _describe_data(plan: dict[str, Any]) -> list[str]:
-    share = plan["trained_tokens"] / plan["tokens"]
+    if "masks" in plan:
+        learned = f", {plan['masks']:,} masks"
+    else:
+        learned = f" ({plan['trained_tokens'] / plan['tokens']:.0%} trained)"
     lines = [
-        f"data          {plan['samples']:,} samples, {plan['tokens']:,} tokens "
-        f"({share:.0%} trained), {plan['items']:,} items"
+        f"data          {plan['samples']:,} samples, {plan['tokens']:,} tokens{learned}, "
+        f"{plan['items']:,} items"
     ]
     if "pictures" in plan:
         lines.append(f"pictures      {plan['pictures']:,}, {plan['tiles']:,} tiles")

@@ -18,11 +18,13 @@ def write_sample_page(
     tokenizer: Any,
     processor: ImageProcessor | None,
     report: str,
+    what: str = "trained",
 ) -> None:
     """Write a page that needs no other file.
 
     Args:
         report: what became of the rows.
+        what: the tokens of the samples' masks are: ``"trained"`` or ``"grounded"``.
         processor: of samples with pictures.
     """
     shown = [
@@ -34,7 +36,7 @@ def write_sample_page(
         }
         for number, sample in enumerate(samples)
     ]
-    write_page(path, "samples.html", title=title, samples=shown, report=report)
+    write_page(path, "samples.html", title=title, samples=shown, report=report, what=what)
 
 
 def _part(part: Piece | Box) -> dict[str, Any]:

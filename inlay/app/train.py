@@ -13,12 +13,14 @@ from typing import Any
 import torch
 
 from inlay.app import assemble, workdir
+from inlay.app.feature_cache import check_room
 from inlay.app.late_compile import compile_at_first_call
 from inlay.app.names import register_names
 from inlay.config import run_name
 from inlay.config.check import check_config, format_problems
 from inlay.config.dump import dump_resolved
 from inlay.config.load import load_config
+from inlay.convert.flmm import load_flmm
 from inlay.core import dist
 from inlay.core.errors import CheckpointError, ConfigError
 from inlay.engine import checkpoint as ckpt
@@ -72,7 +74,7 @@ def train(config: str, options: TrainOptions) -> int:
         if torch.distributed.is_initialized():
             torch.distributed.barrier()
         source, weights_only, notes = _source(cfg, options, work_dir)
-        saved = _read(source)
+        saved = _read(source, weights_only)
         seed = _seed(cfg, options, saved if not weights_only else None)
         log_dir = workdir.new_log_dir(work_dir) if dist.rank() == 0 else None
         logger = workdir.open_log(log_dir, dist.rank(), cfg.get("log_level") or "INFO")
@@ -83,6 +85,7 @@ def train(config: str, options: TrainOptions) -> int:
         if runner.state.iter >= runner.max_iters and not runner.owes_validation():
             logger.info("nothing left to do: all %d iterations are done", runner.max_iters)
             return 0
+        check_room(runner)
         _write_configs(runner, cfg, log_dir)
         _name(runner, cfg, saved if not weights_only else None)
         # What start-up has built lives to the end: the collector need not look at it again.
@@ -138,6 +141,7 @@ def build_runner(
     try_out(schedules, per_epoch, total, optim.accumulative_counts)
     rng.seed_everything(seed)
     model = assemble.place_model(parts.model(), device)
+    assemble.check_context(model, loaders["train"].dataset)
     if (cfg.get("env_cfg") or {}).get("compile"):
         from inlay.models.attention import hide_from_compiler
 
@@ -184,12 +188,28 @@ def _source(cfg: Any, options: TrainOptions, work_dir: Path) -> tuple[Path | Non
         return ckpt.locate(wants), False, []
     else:
         workdir.refuse_used(work_dir)
-    return (ckpt.locate(load_from) if load_from else None), True, []
+    return (_weights(load_from, cfg) if load_from else None), True, []
 
 
-def _read(source: Path | None) -> ckpt.Checkpoint | None:
-    """Every rank reads the checkpoint before anything slow is built."""
-    return None if source is None else ckpt.read(source)
+def _weights(load_from: str, cfg: Any) -> Path:
+    """The checkpoint whose weights a run starts from; of grounding it may be F-LMM's file."""
+    is_file = Path(load_from).is_file()
+    return Path(load_from) if is_file and "lmm" in cfg["model"] else ckpt.locate(load_from)
+
+
+def _read(source: Path | None, weights_only: bool) -> ckpt.Checkpoint | None:
+    """Every rank reads the checkpoint before anything slow is built; None for F-LMM's file.
+
+    Raises:
+        CheckpointError: it cannot be read, or it is to be resumed and holds nothing but weights.
+    """
+    saved = None if source is None or source.is_file() else ckpt.read(source)
+    if saved is not None and not weights_only and "run" not in saved.state:
+        raise CheckpointError(
+            f"{source} is an export: it holds weights only, there is no run to resume. Start from "
+            f"it with load_from: --cfg-options load_from={source}"
+        )
+    return saved
 
 
 def _seed(cfg: Any, options: TrainOptions, saved: ckpt.Checkpoint | None) -> int:
@@ -214,7 +234,11 @@ def _start_from(
     work_dir: Path,
 ) -> None:
     """Restore the run, or its weights alone, and say so."""
-    if source is None or saved is None:
+    if source is None:
+        return
+    if saved is None:
+        load_flmm(runner.model, source)
+        runner.logger.info("Loaded weights from %s, a checkpoint of F-LMM", source)
         return
     if weights_only:
         runner.load_weights(saved.tensors["model"], source)

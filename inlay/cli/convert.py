@@ -6,7 +6,7 @@ import argparse
 
 NAME = "convert"
 HELP = "turn checkpoints into Hugging Face folders; merge adapters, split shards, verify exports"
-FORMATS = ("xtuner", "whole", "huggingface", "nanovlm")
+FORMATS = ("xtuner", "whole", "huggingface", "nanovlm", "flmm")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,14 +19,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     job.add_argument("dir", help="folder to write")
     job.add_argument("--max-shard-size", default="2GB", help="default 2GB")
     job.set_defaults(call=_llava)
-    job = jobs.add_parser("verify", help="load an export back without inlay and compare logits")
+    job = jobs.add_parser("verify", help="load an export back and compare it with its record")
     job.add_argument("dir", help="folder written by `inlay convert`")
-    job.add_argument("--base", help="base model of an adapter (default: the one it names)")
+    job.add_argument("--base", help="what it stands on (default: the model that it names)")
     job.set_defaults(call=_verify)
 
 
 def _add_pth_to_hf(jobs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    job = jobs.add_parser("pth_to_hf", help="checkpoint -> Hugging Face model or PEFT adapter")
+    what = "checkpoint -> Hugging Face model, PEFT adapter, or light grounding folder"
+    job = jobs.add_parser("pth_to_hf", help=what)
     job.add_argument("config", help="config file of the run, or recipe name")
     job.add_argument("checkpoint", help="checkpoint folder, such as work_dirs/x/iter_500")
     job.add_argument("dir", help="folder to write")
@@ -37,7 +38,8 @@ def _add_pth_to_hf(jobs: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         choices=FORMATS,
         default="xtuner",
         help="of a LLaVAModel: the trained parts (xtuner, default), all parts with adapters merged "
-        "(whole), a LlavaForConditionalGeneration (huggingface), or nanoVLM's layout",
+        "(whole), a LlavaForConditionalGeneration (huggingface), or nanoVLM's layout; of a "
+        "FrozenGrounding: F-LMM's layout (flmm; DIR is then a file, NAME.pth)",
     )
     job.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE")
     job.set_defaults(call=_pth_to_hf)
@@ -103,6 +105,6 @@ def _split(args: argparse.Namespace) -> None:
 
 
 def _verify(args: argparse.Namespace) -> None:
-    from inlay.convert.verify import verify
+    from inlay.app.export import verify_export
 
-    verify(args.dir, base=args.base)
+    verify_export(args.dir, args.base)

@@ -91,8 +91,10 @@ def _dry_run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(result))
         return 0
+    masks = result.get("masks")
+    learned = f", {masks} masks" if masks else f" ({result['trained_tokens']} trained)"
     print(
-        f"first update: {result['tokens']} tokens ({result['trained_tokens']} trained), "
+        f"first update: {result['tokens']} tokens{learned}, "
         f"loss {result['loss']:.4f}, grad_norm {result['grad_norm']:.4f}\n"
         f"{result['trainable']:,} trainable parameters\n"
         f"built in {result['build_s']:.1f} s, first update {result['first_update_s']:.2f} s, "

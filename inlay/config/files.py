@@ -13,6 +13,7 @@ from inlay.config.problems import Problem
 
 _KEYS = frozenset(
     ("path", "data_path", "data_files", "data_dir", "load_from", "pretrained_model_name_or_path")
+    + ("checkpoint", "instances", "refs", "json_file", "panoptic_json_file")  # of grounding
 )
 _ALWAYS_LOCAL = frozenset(("image_folder", "pretrained_pth"))
 _LOCAL = re.compile(r"^(/|\./|\.\./|~|[A-Za-z]:\\)|\.(jsonl?|parquet|csv|txt|pth|arrow|gz|zst)$")
@@ -48,6 +49,8 @@ def _named_files(value: Any, path: str, key: str = "") -> Iterator[tuple[str, st
         yield path, value
     elif isinstance(value, dict):
         for name, item in value.items():
+            if name == "image_folder" and (value.get("ceph_path") or value.get("path_mapping")):
+                continue  # its pictures may lie elsewhere
             inner = key if key == "data_files" else str(name)
             yield from _named_files(item, f"{path}.{name}" if path else str(name), inner)
     elif isinstance(value, list | tuple):

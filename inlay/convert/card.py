@@ -14,12 +14,13 @@ def model_card(title: str, kind: str, base: str | None, facts: Mapping[str, Any]
     Args:
         title: heading.
         kind: ``"model"``, ``"adapter"``, with eyes ``"vlm"`` or ``"vlm adapter"``, ``"visual
-            encoder"``, or ``"parts"`` for what Inlay alone loads.
+            encoder"``, or ``"parts"`` and ``"grounding"`` for what Inlay alone loads.
         base: hub name or path of the model it was trained from.
         facts: what to tell of the training, name to value, in order.
     """
     is_adapter = kind.endswith("adapter")
-    library = "inlay" if kind == "parts" else "peft" if is_adapter else "transformers"
+    ours = kind in ("parts", "grounding")
+    library = "inlay" if ours else "peft" if is_adapter else "transformers"
     head = ["---", f"library_name: {library}", f"pipeline_tag: {_TASK[kind]}"]
     if base and is_hub_name(base):
         head.append(f"base_model: {json.dumps(base)}")
@@ -75,6 +76,11 @@ _LOAD_PARTS = """```shell
 inlay chat path/to/this/folder --image picture.jpg
 ```"""
 
+_LOAD_GROUNDING = """```shell
+inlay ground picture.jpg "the red cup" --checkpoint path/to/this/folder --model BASE
+inlay chat BASE --ground path/to/this/folder --image picture.jpg
+```"""
+
 _LOAD_ENCODER = """```python
 from transformers import AutoImageProcessor, AutoModel
 
@@ -89,6 +95,7 @@ _TASK = {
     "vlm adapter": "image-text-to-text",
     "visual encoder": "image-feature-extraction",
     "parts": "image-text-to-text",
+    "grounding": "image-segmentation",
 }
 
 _LOAD = {
@@ -98,4 +105,5 @@ _LOAD = {
     "vlm adapter": _LOAD_VLM_ADAPTER,
     "visual encoder": _LOAD_ENCODER,
     "parts": _LOAD_PARTS,
+    "grounding": _LOAD_GROUNDING,
 }

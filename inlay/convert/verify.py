@@ -53,6 +53,18 @@ def verify(
         difference <= allowed,
         f"largest difference {difference:.3g}" + ("" if same else " (other hardware or torch)"),
     )
+    return conclude(folder, checks, difference)
+
+
+def conclude(
+    folder: Path, checks: dict[str, tuple[bool, str]], difference: float
+) -> dict[str, Any]:
+    """Print a table of checks (whether each holds, and what was found) and return it as ``verify``
+    does.
+
+    Raises:
+        ModelError: a check failed.
+    """
     report = {
         "folder": str(folder),
         "checks": {k: {"ok": ok, "detail": detail} for k, (ok, detail) in checks.items()},

@@ -47,13 +47,16 @@ KINDS = {
     "nanovlm": NANOVLM,
     "grounding": GROUNDING,
 }
-USERS_OWN = {"data_path", "data_root", "image_folder", "pretrained_pth"}
+USERS_OWN = {"data_path", "data_root", "image_folder", "pretrained_pth", "checkpoint"}
+USERS_OWN |= {"instances", "refs", "json_file", "panoptic_json_file"}
 
 
 def group(name: str) -> str:
     """What kind of recipe it is: a name in ``KINDS``."""
     folder = FOLDERS[name]
     if folder == "demo":
+        if name.startswith("tiny_vlm_grounding"):
+            return "grounding"
         return "scenes" if name.startswith("tiny_vlm") else "text"
     return {"qwen_vl": "vlm", "smolvlm": "vlm"}.get(folder, folder if folder in KINDS else "text")
 

@@ -13,7 +13,7 @@ from inlay.app.dry_run import dry_run
 from inlay.config.load import load_config
 from inlay.config.source import recipes
 
-EYES = ("llava", "nanovlm", "qwen_vl", "smolvlm")
+EYES = ("grounding", "llava", "nanovlm", "qwen_vl", "smolvlm")
 NAMES = [n for n, path in recipes().items() if path.parent.name not in EYES and "vlm" not in n]
 SIZES = {
     "hidden_size": 32,

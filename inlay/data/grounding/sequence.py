@@ -73,7 +73,10 @@ class SequenceBuilder:
         max_length: int | None = None,
     ) -> None:
         self.tokenizer, self.image_processor = tokenizer, image_processor
-        self.max_length, self.template = max_length, template
+        self.max_length = max_length
+        if isinstance(template, Mapping):  # F-LMM's templates have SYSTEM=""
+            template = {k: v for k, v in template.items() if v or k != "SYSTEM"}
+        self.template = template
         self._literals = literals(image_processor)
         self._tokenize = BatchTokenizer(tokenizer)
         self._prompt = self._marked(prompt)
@@ -86,8 +89,6 @@ class SequenceBuilder:
             self._chat = ChatEncoder(tokenizer, None, image_processor)
             self._chat.check()
         else:
-            if not isinstance(template, str):  # F-LMM's templates have SYSTEM=""
-                template = {k: v for k, v in template.items() if v or k != "SYSTEM"}
             self._instruction = check_template(template)["INSTRUCTION"]
         self._prompts: dict[tuple[ImagePlan, ...], np.ndarray] = {}
 

@@ -26,8 +26,13 @@ COLOURS = {
     "blue": (44, 82, 216),
     "purple": (126, 48, 168),
     "pink": (246, 130, 186),
+    "brown": (140, 84, 44),
+    "white": (236, 236, 236),
 }
-SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
+SHAPES = (
+    *("circle", "square", "triangle", "star", "cross", "ring"),
+    *("diamond", "moon", "bar", "arrow"),
+)
 NEW_SHAPE = "heart"
 """A shape that only the scenes with a twist hold: for a trained model to learn."""
 BACKGROUNDS = ("plain", "gradient", "stripes", "noise")
@@ -169,10 +174,11 @@ def coverage(thing: Thing) -> np.ndarray:
     canvas = Image.new("L", (side * scale, side * scale), 0)
     pen = ImageDraw.Draw(canvas)
     x, y, r = ((v * scale) for v in (thing.x - x0, thing.y - y0, thing.radius))
-    if thing.shape in ("circle", "ring"):
+    if thing.shape in ("circle", "ring", "moon"):
         pen.ellipse((x - r, y - r, x + r, y + r), fill=255)
-        if thing.shape == "ring":
-            inner = 0.55 * r
+        if thing.shape != "circle":
+            inner, aside = (0.55 * r, 0.0) if thing.shape == "ring" else (0.8 * r, 0.5 * r)
+            x += aside
             pen.ellipse((x - inner, y - inner, x + inner, y + inner), fill=0)
     else:
         turn = math.radians(thing.angle)
@@ -229,6 +235,9 @@ _OUTLINES = {
         *((-_C, -_L), (_C, -_L), (_C, -_C), (_L, -_C), (_L, _C), (_C, _C)),
         *((_C, _L), (-_C, _L), (-_C, _C), (-_L, _C), (-_L, -_C), (-_C, -_C)),
     ],
+    "diamond": [(0, -1), (0.6, 0), (0, 1), (-0.6, 0)],
+    "bar": [(-0.94, -0.3), (0.94, -0.3), (0.94, 0.3), (-0.94, 0.3)],
+    "arrow": [(0, -1), (0.8, 0), (0.3, 0), (0.3, 0.9), (-0.3, 0.9), (-0.3, 0), (-0.8, 0)],
     NEW_SHAPE: _heart(),
 }
 

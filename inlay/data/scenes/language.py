@@ -27,6 +27,8 @@ HELD_OUT_PAIRS: frozenset[Pair] = frozenset(
         ("green", "circle"),
         ("cyan", "triangle"),
         ("purple", "square"),
+        ("white", "moon"),
+        ("pink", "arrow"),
     }
 )
 PAIRS: tuple[Pair, ...] = tuple((colour, shape) for colour in COLOURS for shape in SHAPES)
@@ -56,7 +58,7 @@ class Question:
     """A question with its short answer.
 
     Attributes:
-        kind: ``colour``, ``shape``, ``count``, ``exists``, ``relation`` or ``compare``.
+        kind: ``colour``, ``shape``, ``count``, ``exists``, ``place``, ``relation``, ``compare``.
         pairs: the colours and shapes that question and answer name together.
         relation: a key of ``RELATIONS`` if it is about ``pairs[0]`` standing so to ``pairs[1]``.
     """
@@ -248,8 +250,18 @@ def _compare(scene: Scene, rng: random.Random, shapes: tuple[str, ...]) -> Quest
     return Question("compare", text, answer, (one.pair, other.pair), relation)
 
 
+def _place(scene: Scene, rng: random.Random, shapes: tuple[str, ...]) -> Question | None:
+    things = _distinct(scene)
+    if not things:
+        return None
+    thing = rng.choice(things)
+    row, column = (NUMBERS[1 + int(c * GRID / SIZE)] for c in (thing.y, thing.x))
+    text = f"where is {name(thing.pair)}?"
+    return Question("place", text, f"row {row} column {column}", (thing.pair,))
+
+
 _EASY = (_colour, _shape)
-_HARD = (_count, _exists, _relation, _compare)
+_HARD = (_count, _exists, _place, _relation, _compare)
 
 
 def _only(scene: Scene, rng: random.Random, key: Callable[[Thing], str]) -> Thing | None:

@@ -8,11 +8,10 @@ of processes may read and write the same folder.
 from __future__ import annotations
 
 import logging
+import shutil
 import zlib
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -28,6 +27,9 @@ _KEY, _SUM = "key", "crc32"
 class FeatureCache:
     """Features on disk.
 
+    A file's checksum is looked at twice: when a process first asks whether it is there, so that one
+    who prepares nothing to compute it from can rely on it, and whenever it is read.
+
     Args:
         folder: made when something is kept.
         texts: keep maps and hidden rows as well as picture embeddings. They are many times larger:
@@ -40,7 +42,8 @@ class FeatureCache:
         self.folder = Path(folder).expanduser()
         self.texts = texts
         self._homes: dict[str, Path] = {}
-        self._known: set[Path] = set()
+        self._whole: set[Path] = set()
+        self._damaged: set[Path] = set()
         self._full = False
 
     def bind(self, images: str | None, texts: str | None) -> None:
@@ -54,6 +57,21 @@ class FeatureCache:
             self._homes["image"] = self.folder / f"image-{images}"
         if texts is not None and self.texts:
             self._homes["text"] = self.folder / f"text-{texts}"
+
+    @property
+    def kinds(self) -> Sequence[str]:
+        """What is kept: ``"image"``, ``"text"``, both or neither."""
+        return tuple(self._homes)
+
+    def kept_bytes(self, kind: str) -> int:
+        """Return the bytes of all that is there of a kind, by this run or another one."""
+        files = self._homes[kind].glob("*/*.safetensors")
+        return sum(file.stat().st_size for file in files)
+
+    def free_bytes(self) -> int:
+        """Return the bytes that may still be written where the folder is, or will be."""
+        there = next(p for p in (self.folder, *self.folder.absolute().parents) if p.exists())
+        return shutil.disk_usage(there).free
 
     def has_image(self, key: str) -> bool:
         """Whether a whole embedding of this picture is there."""
@@ -76,11 +94,11 @@ class FeatureCache:
         return self._read("text", key)
 
     def keep_image(self, key: str, tensors: Tensors) -> None:
-        """Keep a picture's embedding."""
+        """Keep a picture's embedding. A disk that is full is said once, and nothing more kept."""
         self._keep("image", key, tensors)
 
     def keep_text(self, key: str, tensors: Tensors) -> None:
-        """Keep a text's maps and hidden rows, if ``texts`` are kept."""
+        """Keep a text's maps and hidden rows, if ``texts`` are kept; see :meth:`keep_image`."""
         self._keep("text", key, tensors)
 
     def _path(self, kind: str, key: str) -> Path | None:
@@ -89,24 +107,21 @@ class FeatureCache:
 
     def _has(self, kind: str, key: str) -> bool:
         path = self._path(kind, key)
-        if path is None:
-            return False
-        if path in self._known:
-            return True
-        # Read in full once: who is told that it is there prepares nothing to compute it from.
-        if path.is_file():
-            if _whole(path, key) is None:
-                log.warning("cache: %s is damaged; it is computed anew", path)
-                with suppress(OSError):
-                    path.unlink()
-                return False
-            self._known.add(path)
-            return True
+        if path is None or self._is_whole(path, key):
+            return path is not None
+        if path.is_file() and path not in self._damaged:
+            self._damaged.add(path)
+            log.warning("cache: %s is damaged; it is computed anew", path)
         return False
+
+    def _is_whole(self, path: Path, key: str) -> bool:
+        if path not in self._whole and path.is_file() and _read(path, key) is not None:
+            self._whole.add(path)
+        return path in self._whole
 
     def _read(self, kind: str, key: str) -> Tensors:
         path = self._path(kind, key)
-        found = _whole(path, key) if path is not None and path.is_file() else None
+        found = None if path is None else _read(path, key)
         if found is None:
             raise InlayError(
                 f"cache: {path} was there and is gone or damaged. Resume the run: what is missing "
@@ -116,7 +131,8 @@ class FeatureCache:
 
     def _keep(self, kind: str, key: str, tensors: Tensors) -> None:
         path = self._path(kind, key)
-        if path is None or self._full or path.is_file():
+        # Several processes may have computed the same; only what is damaged is replaced.
+        if path is None or self._full or self._is_whole(path, key):
             return
         from safetensors.torch import save
 
@@ -128,7 +144,7 @@ class FeatureCache:
             log.warning("cache: cannot write to %s (%s). Nothing more is kept", self.folder, error)
 
 
-def _whole(path: Path, key: str) -> Tensors | None:
+def _read(path: Path, key: str) -> Tensors | None:
     """The tensors of a file, or None if it is not what was written under ``key``."""
     from safetensors import SafetensorError, safe_open
 
@@ -150,7 +166,6 @@ def _checksum(tensors: Tensors) -> str:
     return f"{total:08x}"
 
 
-def num_bytes(tensors: Tensors | Iterable[Any]) -> int:
+def num_bytes(tensors: Tensors) -> int:
     """Return the bytes of tensors, as a file of the cache holds them."""
-    values = tensors.values() if isinstance(tensors, dict) else tensors
-    return sum(value.numel() * value.element_size() for value in values)
+    return sum(value.numel() * value.element_size() for value in tensors.values())

@@ -7,44 +7,28 @@ that mask, its box and the words' hidden states, draws the mask's edge.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inlay.core.errors import ConfigError
+from inlay.core.errors import ConfigError, did_you_mean
 from inlay.core.io import fingerprint
-from inlay.core.types import Box, GroundingTarget, ImageProcessor, StepOutput
+from inlay.core.types import GroundingTarget, ImageProcessor, StepOutput, View
 from inlay.models.grounding.adapters.base import Adapter
 from inlay.models.grounding.cache import FeatureCache
-from inlay.models.grounding.capture import Grounded
-from inlay.models.grounding.losses import mask_losses
-from inlay.models.grounding.maps import assemble, cut_to_picture
+from inlay.models.grounding.capture import MERGES
+from inlay.models.grounding.maps import cut_to_picture
 from inlay.models.grounding.mask_head import UNetHead
+from inlay.models.grounding.means import MaskMeans
 from inlay.models.grounding.refiner import Refiner
 from inlay.models.grounding.selector import KeywordSelector
+from inlay.models.grounding.sight import Sight, look, packed, packed_bytes, unpacked
 
-MERGES = ("mean", "max")
-
-
-@dataclass(slots=True)
-class Sight:
-    """What the frozen model shows of one sample.
-
-    Attributes:
-        maps: float32 ``[M, C, h, w]``, one picture of attention for each mask.
-        canvas: what the maps cover, in px of the picture.
-        hidden: ``[L, T, D]`` hidden states of its caption tokens, layer by layer.
-        masks: int64 ``[T]``: which of the ``M`` masks each token names, or -1.
-    """
-
-    maps: Tensor
-    canvas: Box
-    hidden: Tensor
-    masks: Tensor
+__all__ = ["FrozenGrounding", "Sight", "look"]
 
 
 class FrozenGrounding(nn.Module):
@@ -76,7 +60,10 @@ class FrozenGrounding(nn.Module):
     ) -> None:
         super().__init__()
         if merge not in MERGES:
-            raise ConfigError(f"merge must be one of {', '.join(MERGES)}, found '{merge}'")
+            known = ", ".join(MERGES)
+            raise ConfigError(
+                f"merge must be one of {known}, found '{merge}'.{did_you_mean(merge, MERGES)}"
+            )
         self.lmm, self.mask_head, self.refiner = lmm, mask_head, refiner
         self.image_processor, self.merge, self.cache = image_processor, merge, cache
         channels = lmm.num_map_layers * lmm.num_heads * image_processor.num_levels
@@ -95,6 +82,16 @@ class FrozenGrounding(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.mask_head.conv_seg.weight.device
+
+    def text_bytes(self, views: Sequence[View], num_masks: int, num_tokens: int) -> int:
+        """Return the bytes that the cache keeps of a text, known before the model runs.
+
+        Args:
+            views: of the picture.
+            num_tokens: that name a mask; with a selector, all of the caption's.
+        """
+        width = self.lmm.num_layers * self.lmm.hidden_size
+        return packed_bytes(views, num_masks, self.mask_head.in_channels, num_tokens, width)
 
     def _picture_identity(self) -> str | None:
         if self.refiner is None or not self.refiner.freeze_encoder:
@@ -117,8 +114,11 @@ class FrozenGrounding(nn.Module):
     ) -> StepOutput:
         """Return the losses of coarse and fine masks, summed over masks.
 
-        Each sample's loss is its mean over masks (and pixels); weighted by its number of masks, as
-        F-LMM has it.
+        Each sample's loss is its mean over masks (and pixels), weighted by its number of masks, as
+        F-LMM has it; the selector's is a mean over the sample's tokens with the same weight. So the
+        loss of a batch is the sum of those of its samples. Logged are means over masks:
+        ``loss_mask``, ``loss_dice``, ``accuracy`` and ``aiou`` of the mask head, the same four with
+        ``sam_`` of the refiner, ``loss_selector``.
 
         Args:
             row: ``input_ids``, ``position_ids``, ``doc_starts``, ``longest_document``, ``images``
@@ -130,22 +130,25 @@ class FrozenGrounding(nn.Module):
             masks: uint8 ``[M, H, W]`` for each sample, 0 or 1, at the size of its picture.
             pictures: uint8 ``[3, h, w]`` for each sample, the longest side as the refiner wants
                 it; empty where there is no refiner, or where its embedding is cached.
-            trained: False for a batch that only keeps the ranks in step.
+            trained: False for a batch that only keeps the ranks in step: its loss is 0 without any
+                unit, and has a gradient of 0 for every trained weight.
         """
         sights = self._look(row, caption_rows, caption_masks, targets)
         coarse = self._coarse(sights, targets)
-        metrics = _Means()
-        loss = coarse[0].new_zeros((), dtype=torch.float32)
-        for logits, mask in zip(coarse, masks, strict=True):
-            loss = loss + metrics.add("", logits, _resized(mask, logits.shape[-2:]))
+        means = MaskMeans()
+        losses = [
+            means.judge("", logits, _resized(mask, logits.shape[-2:]))
+            for logits, mask in zip(coarse, masks, strict=True)
+        ]
         if self.refiner is not None:
-            for logits, mask in zip(
-                self._refine(coarse, sights, targets, pictures), masks, strict=True
-            ):
-                loss = loss + metrics.add("sam_", logits, mask)
+            fine = self._refine(coarse, sights, targets, pictures)
+            losses += [means.judge("sam_", *pair) for pair in zip(fine, masks, strict=True)]
         if self.selector is not None:
-            loss = loss + metrics.count * self._selector_loss(sights, metrics)
-        return StepOutput(loss if trained else loss * 0.0, metrics.count, metrics.means())
+            losses += [self._selector_loss(sight, means) for sight in sights]
+        loss = torch.stack(losses).sum()
+        if not trained:
+            return StepOutput(loss * 0.0, 0)
+        return StepOutput(loss, sum(map(len, masks)), means.result())
 
     @torch.no_grad()
     def predict(
@@ -172,9 +175,9 @@ class FrozenGrounding(nn.Module):
             size: width and height of the picture, in px.
             picture: as one of ``pictures`` of ``forward``.
         """
+        key = hashlib.sha256(picture.cpu().numpy().tobytes()).hexdigest()[:16]
         targets = [
-            GroundingTarget(size, (), 0, 0, len(sight.maps), None, "picture", "")
-            for sight in sights
+            GroundingTarget(size, (), 0, 0, len(sight.maps), None, key, "") for sight in sights
         ]
         return torch.cat(self._fine(list(sights), targets, [picture] * len(sights)))
 
@@ -209,18 +212,19 @@ class FrozenGrounding(nn.Module):
             assert row is not None
             seen = look(self.lmm, row, caption_rows, caption_masks, fresh, self.merge)
             if self.selector is None:
-                seen = [_grounded_only(sight) for sight in seen]
+                seen = [sight.named() for sight in seen]
         made = iter(seen)
+        if self.cache is None or not self.cache.texts:
+            return list(made)
         found = []
         for target in targets:
             if target.document is None:
-                assert self.cache is not None
-                found.append(_unpacked(self.cache.text(target.text_key), self.device))
-                continue
-            sight = next(made)
-            if self.cache is not None and self.cache.texts:
-                self.cache.keep_text(target.text_key, _packed(sight))
-            found.append(sight)
+                kept = self.cache.text(target.text_key)
+            else:
+                # What is kept is used at once, too: every epoch sees the same numbers.
+                kept = packed(next(made))
+                self.cache.keep_text(target.text_key, kept)
+            found.append(unpacked(kept, self.device))
         return found
 
     def _coarse(self, sights: list[Sight], targets: Sequence[GroundingTarget]) -> list[Tensor]:
@@ -230,7 +234,8 @@ class FrozenGrounding(nn.Module):
             by_shape.setdefault(tuple(sight.maps.shape[1:]), []).append(number)
         found: dict[int, Tensor] = {}
         for numbers in by_shape.values():
-            logits = self.mask_head(torch.cat([sights[n].maps for n in numbers]))
+            maps = torch.cat([sights[n].maps for n in numbers])
+            logits = self.mask_head(maps.to(self.device))
             counts = [len(sights[n].maps) for n in numbers]
             for n, part in zip(numbers, logits.split(counts), strict=True):
                 found[n] = cut_to_picture(part, sights[n].canvas, targets[n].size)
@@ -263,149 +268,28 @@ class FrozenGrounding(nn.Module):
         that comes again in the next call without training (one sentence after the other)."""
         assert self.refiner is not None
         keys = [target.picture_key for target in targets]
-        if self._recent.keys() >= set(keys):
+        may_stay = self.refiner.freeze_encoder and not torch.is_grad_enabled()
+        if may_stay and self._recent.keys() >= set(keys):
             return [self._recent[key] for key in keys]
         fresh = {k: p for k, p in zip(keys, pictures, strict=True) if p.numel()}
-        made = (
-            dict(zip(fresh, self.refiner.embed(list(fresh.values())), strict=True)) if fresh else {}
-        )
+        made = dict(zip(fresh, self.refiner.embed(list(fresh.values())), strict=True))
         if self.cache is not None:
             for key, tensors in made.items():
                 self.cache.keep_image(key, tensors)
-            for key in dict.fromkeys(keys):
-                if key not in made:
-                    kept = self.cache.image(key)
-                    made[key] = {name: value.to(self.device) for name, value in kept.items()}
-        is_constant = self.refiner.freeze_encoder and not torch.is_grad_enabled()
-        self._recent = made if is_constant else {}
+            for key in set(keys) - set(made):
+                kept = self.cache.image(key)
+                made[key] = {name: value.to(self.device) for name, value in kept.items()}
+        self._recent = made if may_stay else {}
         return [made[key] for key in keys]
 
-    def _selector_loss(self, sights: list[Sight], metrics: _Means) -> Tensor:
+    def _selector_loss(self, sight: Sight, means: MaskMeans) -> Tensor:
         assert self.selector is not None
-        logits = self.selector(self.layer_mean(torch.cat([s.hidden for s in sights], dim=1)))
-        named = torch.cat([s.masks for s in sights]) >= 0
-        loss = self.selector.loss(logits, named)
-        metrics.note("loss_selector", loss)
-        return loss
-
-
-class _Means:
-    """Means over masks of losses and measures, sample by sample."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._sums: dict[str, Tensor] = {}
-        self._weights: dict[str, int] = {}
-        self._others: dict[str, Tensor] = {}
-
-    def add(self, prefix: str, logits: Tensor, masks: Tensor) -> Tensor:
-        """Take a sample's masks in; return its loss times its number of masks."""
-        found = mask_losses(logits, masks.to(logits.device))
-        number = len(logits)
-        values = {"loss_mask": found.mask, "loss_dice": found.dice}
-        values |= {"accuracy": found.accuracy, "aiou": found.aiou}
-        for name, value in values.items():
-            key = prefix + name
-            self._sums[key] = self._sums.get(key, 0.0) + value.detach().float() * number
-            self._weights[key] = self._weights.get(key, 0) + number
-        self.count += 0 if prefix else number
-        return (found.mask + found.dice) * number
-
-    def note(self, name: str, value: Tensor) -> None:
-        self._others[name] = value.detach()
-
-    def means(self) -> dict[str, Tensor]:
-        return {k: v / max(self._weights[k], 1) for k, v in self._sums.items()} | self._others
-
-
-def look(
-    lmm: Adapter,
-    row: dict[str, Any],
-    caption_rows: Tensor,
-    caption_masks: Tensor,
-    targets: Sequence[GroundingTarget],
-    merge: str = "mean",
-) -> list[Sight]:
-    """Run a frozen model on a row of documents, one for each target, and return what it shows.
-
-    Args:
-        caption_rows, caption_masks: as in ``FrozenGrounding.forward``.
-    """
-    starts = row["doc_starts"].tolist()
-    documents = [target.document for target in targets]
-    places = [
-        row["image_positions"][
-            (row["image_positions"] >= starts[d]) & (row["image_positions"] < starts[d + 1])
-        ]
-        for d in documents
-        if d is not None
-    ]
-    columns = [
-        own[t.first_token : t.first_token + num_tokens(t)]
-        for own, t in zip(places, targets, strict=True)
-    ]
-    # The masks of cached samples are not in the row: number those that are from 0.
-    firsts = [sum(t.num_masks for t in targets[:n]) for n in range(len(targets))]
-    masks = caption_masks.clone()
-    for first, target in zip(firsts, targets, strict=True):
-        own = (caption_masks >= target.first_mask) & (
-            caption_masks < target.first_mask + target.num_masks
-        )
-        masks[own] = caption_masks[own] - target.first_mask + first
-    longest = max((len(c) for c in columns), default=0)
-    table = caption_rows.new_full((sum(t.num_masks for t in targets), longest), -1)
-    for first, target, own in zip(firsts, targets, columns, strict=True):
-        table[first : first + target.num_masks, : len(own)] = own
-    seen = lmm.look(
-        row, Grounded(torch.zeros_like(caption_rows), caption_rows, masks, table, merge)
-    )
-    sights = []
-    for first, target, own in zip(firsts, targets, columns, strict=True):
-        maps, canvas = assemble(
-            seen.maps[first : first + target.num_masks, :, : len(own)], target.views
-        )
-        if lmm.levels_by_layer:
-            layers = maps.unflatten(1, (-1, lmm.num_map_layers, lmm.num_heads))
-            maps = layers.transpose(1, 2).flatten(1, 3)
-        assert target.document is not None
-        start, stop = starts[target.document], starts[target.document + 1]
-        mine = (caption_rows >= start) & (caption_rows < stop)
-        numbers = masks[mine]
-        numbers = torch.where(numbers >= 0, numbers - first, numbers)
-        sights.append(Sight(maps, canvas, seen.hidden[:, mine], numbers))
-    return sights
-
-
-def num_tokens(target: GroundingTarget) -> int:
-    """Return how many image tokens the views of a picture reach over."""
-    return max(v.start + (v.height - 1) * v.stride + v.width for v in target.views)
+        logits = self.selector(self.layer_mean(sight.hidden))
+        loss = self.selector.loss(logits, sight.masks >= 0)
+        means.add("loss_selector", loss, len(sight.maps))
+        return loss * len(sight.maps)
 
 
 def _resized(masks: Tensor, size: torch.Size) -> Tensor:
     """Masks ``[M, H, W]`` at another size, nearest pixel (as F-LMM supervises its mask head)."""
     return F.interpolate(masks[None].float(), size=tuple(size))[0]
-
-
-def _grounded_only(sight: Sight) -> Sight:
-    named = sight.masks >= 0
-    return Sight(sight.maps, sight.canvas, sight.hidden[:, named], sight.masks[named])
-
-
-def _packed(sight: Sight) -> dict[str, Tensor]:
-    """A sight as the cache keeps it: maps in half precision beside their greatest values, since
-    probabilities over thousands of tokens lie below what half precision resolves."""
-    peak = sight.maps.amax(dim=(-2, -1), keepdim=True).clamp(min=1e-30)
-    return {
-        "maps": (sight.maps / peak).half(),
-        "peak": peak,
-        "canvas": torch.tensor(sight.canvas, dtype=torch.float64),
-        "hidden": sight.hidden.to(torch.bfloat16),
-        "masks": sight.masks,
-    }
-
-
-def _unpacked(kept: dict[str, Tensor], device: torch.device) -> Sight:
-    tensors = {name: value.to(device) for name, value in kept.items() if name != "canvas"}
-    left, top, right, bottom = kept["canvas"].tolist()
-    maps = tensors["maps"].float() * tensors["peak"]
-    return Sight(maps, (left, top, right, bottom), tensors["hidden"], tensors["masks"])

@@ -119,7 +119,7 @@ optim_wrapper = dict(
     ),
     clip_grad=dict(max_norm=max_grad_norm),
     accumulative_counts=gradient_accumulation_steps,
-    dtype="bfloat16",
+    dtype=precision,
 )
 
 param_scheduler = [

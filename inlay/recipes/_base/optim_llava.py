@@ -12,5 +12,5 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=max_norm),
     accumulative_counts=accumulative_counts,
     loss_scale="dynamic",
-    dtype="bfloat16",
+    dtype=precision,
 )

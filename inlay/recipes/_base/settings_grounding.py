@@ -22,6 +22,7 @@ prompt_template = None  # None: the model's own chat template
 prompt = "<image>\nPlease give me a description of the image."
 max_length = 4096  # tokens, those of the picture included
 cache_dir = None  # a folder keeps SAM's picture embeddings: later epochs do not compute them
+cache_texts = False  # keep there what the frozen model shows as well: many times larger
 
 # Scheduler & Optimizer
 batch_size = 1  # per device; the published models were trained on 8
@@ -33,6 +34,7 @@ lr = 1e-4
 betas = (0.9, 0.999)
 weight_decay = 0.01
 max_norm = 1  # gradient clipping
+precision = "bfloat16"  # of the computation; or "float16", "float32"
 warmup_ratio = 0.03
 
 # Save

@@ -34,6 +34,7 @@ mm_projector_lr = None  # the projector's own rate; None: lr
 betas = (0.9, 0.999)
 weight_decay = 0
 max_norm = 1  # gradient clipping
+precision = "bfloat16"  # of the computation; or "float16", "float32"
 warmup_ratio = 0.03
 
 # Save

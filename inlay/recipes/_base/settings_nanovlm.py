@@ -50,6 +50,7 @@ gradient_accumulation_steps = 8
 dataloader_num_workers = 3
 max_training_steps = 40_000  # updates
 max_grad_norm = 1.0
+precision = "bfloat16"  # of the computation; or "float16", "float32"
 optim_type = AdamW
 warmup_ratio = 0.03
 min_lr_ratio = 0.1

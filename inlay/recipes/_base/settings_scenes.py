@@ -30,6 +30,7 @@ lr = 2e-3
 betas = (0.9, 0.98)
 weight_decay = 0.01
 max_norm = 1  # gradient clipping
+precision = "float32"  # of the computation: quicker on a CPU at this size
 warmup_ratio = 0.03
 
 # Save

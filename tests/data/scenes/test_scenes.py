@@ -91,7 +91,8 @@ def test_shapes_look_as_they_are_called() -> None:
     cross = 2 * (2 * 0.32) * (2 * np.sqrt(1 - 0.32**2)) - (2 * 0.32) ** 2
     ring = np.pi * (1 - 0.55**2)
     areas = {"circle": np.pi, "square": 2, "triangle": 3 * np.sqrt(3) / 4, "star": star}
-    areas |= {"cross": cross, "ring": ring}
+    areas |= {"cross": cross, "ring": ring, "diamond": 1.2, "bar": 1.88 * 0.6}
+    areas |= {"arrow": 0.8 + 0.6 * 0.9, "moon": np.pi - lens(1, 0.8, 0.5)}
     seen: set[str] = set()
     for index in range(40):
         for thing in example("train", 5, index).scene.things:
@@ -99,8 +100,17 @@ def test_shapes_look_as_they_are_called() -> None:
             area = mask(thing).sum() / thing.radius**2
             assert area == pytest.approx(areas[thing.shape], rel=0.2), thing
             filled = mask(thing)[round(thing.y), round(thing.x)]
-            assert filled == (thing.shape != "ring")
+            assert filled == (thing.shape not in ("ring", "moon"))
     assert seen == set(SHAPES)
+
+
+def lens(one: float, other: float, apart: float) -> float:
+    """Area that two circles share, by their radii and the distance of their centres."""
+    a = (apart**2 + one**2 - other**2) / (2 * apart * one)
+    b = (apart**2 + other**2 - one**2) / (2 * apart * other)
+    sides = (-apart + one + other) * (apart + one - other)
+    sides *= (apart - one + other) * (apart + one + other)
+    return one**2 * np.arccos(a) + other**2 * np.arccos(b) - 0.5 * np.sqrt(sides)
 
 
 def test_training_never_shows_or_names_a_held_out_combination() -> None:
@@ -156,6 +166,9 @@ def answer(question: str, things: list[dict[str, Any]]) -> str | None:
     if found := re.fullmatch(r"how many (?:(\w+) )?(\w+) are there\?", question):
         words = [w for w in (found[1], PLURALS.get(found[2])) if w]
         return WORDS[len(pick(" ".join(words)))]
+    if found := re.fullmatch(r"where is the (\w+ \w+)\?", question):
+        ((x, y),) = [thing["at"] for thing in pick(found[1])]
+        return f"row {WORDS[int(y // 24) + 1]} column {WORDS[int(x // 24) + 1]}"
     if found := re.fullmatch(r"is there an? (\w+ \w+)\?", question):
         return "yes" if pick(found[1]) else "no"
     if found := re.fullmatch(r"is the (\w+ \w+) (\w+)(?: of)? the (\w+ \w+)\?", question):
@@ -183,7 +196,7 @@ def test_answers_follow_from_the_masks() -> None:
             for question in made.questions:
                 assert answer(question.text, things) == question.answer, question
                 kinds.setdefault(question.kind, set()).add(question.answer)
-    assert set(kinds) == {"colour", "shape", "count", "exists", "relation", "compare"}
+    assert set(kinds) == {"colour", "shape", "count", "exists", "place", "relation", "compare"}
     assert kinds["exists"] == kinds["compare"] == {"yes", "no"}
     assert kinds["count"] == set(WORDS)
     assert kinds["colour"] == set(COLOURS) and kinds["shape"] == {*SHAPES, NEW_SHAPE}

@@ -1,0 +1,484 @@
+"""Training of grounding in samples per CPU-second, beside F-LMM's step re-created.
+
+The original's own code wants mmengine, xtuner, mmdetection and transformers 4.39, which do not
+install beside what is current: ``flmm_recreation.py`` does what it does, on the same weights.
+Before anything is timed the losses and metrics of both must be equal.
+
+Both train from the same files: JPEG pictures, each with three expressions in one caption in each of
+three sets, as the published recipe mixes RefCOCO, RefCOCO+ and RefCOCOg over the same pictures: a
+picture comes three times in an epoch. What the first epoch costs where each comes once is printed,
+too. ``N = 704`` has LLaVA-1.5's 576 image tokens, ``N = 3000`` LLaVA-Next's 576 coarse ones and
+48 x 49 fine ones. A step is all from the file to AdamW, in bfloat16 as the published recipes have
+it, on one thread; the two take turns, three samples each: ours as one batch, the peer one by one.
+
+    python benchmarks/grounding.py [--sizes half small] [--tokens 704 3000] [--tiny]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from flmm_recreation import Recreation
+from torch.utils.flop_counter import FlopCounterMode
+
+from inlay.models.grounding import means, sight
+
+EXPRESSIONS = [("cat", "dog", "cup"), ("boy", "bus", "bed"), ("hat", "van", "sky")]
+"""Of every picture, in each of the three sets."""
+PROMPT = "<image>\nPlease give me a description of the image."
+TEMPLATE = {"INSTRUCTION": "USER: {input} ASSISTANT:"}
+PATCH = 14
+PARTS = ("data", "cache", "language model", "maps", "mask head", "SAM encoder", "SAM decoder")
+PARTS += ("losses", "backward", "optimizer", "other")
+AIMS = {704: ">= 1.5", 3000: ">= 3.5"}
+Parts = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of random networks.
+
+    Attributes:
+        width, mlp, heads, layers, vocabulary: of the language model.
+        eye: width of its vision encoder, which has as many layers; view: side of its pictures, px.
+        sam, side: width of SAM's image encoder, which has as many layers, and its picture in px.
+        prompts: width of SAM's decoder; unet: of the mask head's first stage.
+    """
+
+    width: int
+    mlp: int
+    heads: int
+    layers: int
+    vocabulary: int
+    eye: int
+    view: int
+    sam: int
+    side: int
+    prompts: int
+    unet: int
+
+
+SIZES = {
+    # 12 of DeepSeek-VL-1.3B's 24 layers, 12 of ViT-L's 24; all that is trained in its own size.
+    "half": Sizes(2048, 5632, 16, 12, 32000, 1024, 336, 1024, 1024, 256, 64),
+    # The language model of capture.py, the rest smaller in proportion.
+    "small": Sizes(384, 1024, 8, 12, 8192, 192, 336, 384, 512, 64, 16),
+    "tiny": Sizes(64, 128, 4, 2, 512, 64, 56, 32, 128, 32, 8),
+}
+
+
+class Clock:
+    """CPU seconds by part of a step; a part within another one counts as the outer one."""
+
+    def __init__(self) -> None:
+        self.seconds: Parts = defaultdict(float)
+        self._busy = False
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        if self._busy:
+            yield
+            return
+        self._busy, start = True, time.process_time()
+        try:
+            yield
+        finally:
+            self._busy = False
+            self.seconds[name] += time.process_time() - start
+
+    def watch(self, owner: Any, function: str, name: str) -> None:
+        """Time every call of a function or method."""
+        plain: Callable[..., Any] = getattr(owner, function)
+
+        @wraps(plain)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            with self.part(name):
+                return plain(*args, **kwargs)
+
+        setattr(owner, function, timed)
+
+    def step(self, run: Callable[[], Any]) -> Parts:
+        """Return the parts of a step, and its "total"."""
+        self.seconds, start = defaultdict(float), time.process_time()
+        run()
+        total = time.process_time() - start
+        other = total - sum(self.seconds.values())
+        return {**self.seconds, "other": other, "total": total}
+
+
+class Bench:
+    """Data, one model, and two ways to train it.
+
+    Args:
+        fine: two levels of image tokens (LLaVA-Next) instead of one (LLaVA-1.5).
+        tokens: of a sample; its prompt is filled up. None: as it comes.
+    """
+
+    def __init__(
+        self, sizes: Sizes, folder: Path, clock: Clock, *, fine: bool, tokens: int | None
+    ) -> None:
+        from inlay.models import FrozenGrounding, LLaVAAdapter, LLaVANextAdapter, SamRefiner
+        from inlay.models import UNetHead
+        from inlay.models.vlm import VisionFinetune
+
+        torch.manual_seed(0)
+        self.sizes, self.folder, self.fine, self.prompt = sizes, folder, fine, PROMPT
+        self.processor, self.tokenizer = image_processor(sizes.view, fine)
+        write_sets(folder, sizes.view, square=fine)
+        if tokens is not None:
+            self.prompt += " " * (tokens - self.num_tokens)
+        self.vlm = language_model(sizes, self.processor.image_token_id, fine).eval()
+        adapter = LLaVANextAdapter if fine else LLaVAAdapter
+        self.model = FrozenGrounding(
+            lmm=adapter(VisionFinetune(self.vlm, use_activation_checkpointing=False)),
+            image_processor=self.processor,
+            mask_head=UNetHead(base_channels=sizes.unet),
+            refiner=SamRefiner(sam=sam(sizes)),
+        ).train()
+        self.weights = [w for w in self.model.parameters() if w.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.weights, lr=1e-4, weight_decay=0.01)
+        self.clock = clock
+        self.peer = Recreation(self.model, self.vlm, self.clock)
+        self.plain_data = self.dataset(None)
+        model = self.model
+        clock.watch(model.lmm, "look", "language model")
+        clock.watch(model.mask_head, "forward", "mask head")
+        clock.watch(model.refiner, "embed", "SAM encoder")
+        clock.watch(model.refiner, "forward", "SAM decoder")
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.dataset(None).sample_tokens(0).ids)
+
+    def dataset(self, cache: Any) -> Any:
+        """All sets over the same pictures, mixed."""
+        from inlay.data import GroundingDataset, PhraseSet
+
+        files = sorted(self.folder.glob("set*.json"))
+        return GroundingDataset(
+            [PhraseSet(file, self.folder) for file in files],
+            self.tokenizer,
+            self.processor,
+            template=TEMPLATE,
+            prompt=self.prompt,
+            picture_size=self.sizes.side,
+            cache=cache,
+        )
+
+    def attach(self, cache: Any) -> Any:
+        """Let the model use a cache; return the data set that knows it."""
+        model = self.model
+        cache.bind(model._picture_identity(), model._text_identity())
+        for name in ("image", "text", "keep_image", "keep_text"):
+            self.clock.watch(cache, name, "cache")
+        model.cache = cache
+        return self.dataset(cache)
+
+    def ours(self, data: Any, items: list[int]) -> Parts:
+        """One batch and one update."""
+
+        def run() -> None:
+            with self.clock.part("data"):
+                batch = data.collate([data.item(i, seed=0) for i in items])
+            with torch.autocast("cpu", torch.bfloat16):
+                out = self.model(**batch.inputs)
+            self.update(out.loss_sum / out.loss_units)
+
+        return self.clock.step(run)
+
+    def theirs(self, items: list[int]) -> Parts:
+        """As many updates as items."""
+
+        def run() -> None:
+            for i in items:
+                with self.clock.part("data"):
+                    sample = self.plain_data.item(i, seed=0)
+                with torch.autocast("cpu", torch.bfloat16):
+                    loss, _ = self.peer.losses(sample)
+                self.update(loss)
+
+        return self.clock.step(run)
+
+    def update(self, loss: torch.Tensor) -> None:
+        with self.clock.part("backward"):
+            loss.backward()
+        with self.clock.part("optimizer"):
+            torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+    def check(self, tolerance: float, autocast: bool) -> float:
+        """Hold losses, metrics and the length of the gradient of both against each other.
+
+        Returns:
+            The greatest difference.
+
+        Raises:
+            RuntimeError: it is above the tolerance.
+        """
+        sample = self.plain_data.item(0, seed=0)
+        batch = self.plain_data.collate([sample])
+        found = []
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            for ours in (True, False):
+                if ours:
+                    out = self.model(**batch.inputs)
+                    loss, values = out.loss_sum / out.loss_units, out.metrics
+                else:
+                    loss, values = self.peer.losses(sample)
+                loss.backward()
+                length = torch.nn.utils.clip_grad_norm_(self.weights, float("inf"))
+                self.optimizer.zero_grad()
+                found.append({k: float(v.detach()) for k, v in {**values, "gradient": length}.items()})
+        one, other = found
+        off = {name: abs(one[name] - other[name]) / max(1.0, other[name]) for name in other}
+        if max(off.values()) > tolerance:
+            raise RuntimeError(f"ours and the peer's differ: {off}\n{one}\n{other}")
+        return max(off.values())
+
+
+def image_processor(view: int, fine: bool) -> tuple[Any, Any]:
+    """Return F-LMM's padded square, or LLaVA-Next's own with 2 x 2 tiles; and a byte tokenizer."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    import tiny_vlms
+    from transformers import LlavaNextImageProcessorPil, LlavaNextProcessor
+
+    from inlay.data import HFImageProcessor, PaddedImageProcessor
+
+    tokenizer = tiny_vlms.byte_tokenizer(tokens=("<image>",))
+    if not fine:
+        mean = (0.48, 0.46, 0.41)
+        processor = PaddedImageProcessor(
+            tokenizer, image_size=view, patch_size=PATCH, image_mean=mean, image_std=mean
+        )
+        return processor, tokenizer
+    pixels = LlavaNextImageProcessorPil(
+        size={"shortest_edge": view},
+        crop_size={"height": view, "width": view},
+        image_grid_pinpoints=[[2 * view, 2 * view]],
+    )
+    own = LlavaNextProcessor(
+        pixels,
+        tokenizer,
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    )
+    return HFImageProcessor(own, tokenizer), tokenizer
+
+
+def language_model(sizes: Sizes, image_token: int, fine: bool) -> Any:
+    import transformers as hf
+
+    text = hf.LlamaConfig(
+        vocab_size=sizes.vocabulary,
+        hidden_size=sizes.width,
+        intermediate_size=sizes.mlp,
+        num_hidden_layers=sizes.layers,
+        num_attention_heads=sizes.heads,
+        num_key_value_heads=sizes.heads,
+        max_position_embeddings=4096,
+    )
+    eye = hf.CLIPVisionConfig(
+        hidden_size=sizes.eye,
+        intermediate_size=4 * sizes.eye,
+        num_hidden_layers=sizes.layers,
+        num_attention_heads=sizes.eye // 64,
+        image_size=sizes.view,
+        patch_size=PATCH,
+    )
+    common = {"text_config": text, "vision_config": eye, "image_token_id": image_token}
+    if not fine:
+        return hf.LlavaForConditionalGeneration(hf.LlavaConfig(**common))
+    pins = [[2 * sizes.view, 2 * sizes.view]]
+    config = hf.LlavaNextConfig(**common, image_grid_pinpoints=pins)
+    return hf.LlavaNextForConditionalGeneration(config)
+
+
+def sam(sizes: Sizes) -> Any:
+    from transformers import SamConfig, SamModel
+
+    layers, width = sizes.layers, sizes.prompts
+    vision = {
+        "hidden_size": sizes.sam,
+        "output_channels": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": max(1, sizes.sam // 64),
+        "image_size": sizes.side,
+        "global_attn_indexes": list(range(layers // 4 - 1, layers, max(1, layers // 4))),
+        "num_pos_feats": width // 2,
+    }
+    prompt = {"hidden_size": width, "image_size": sizes.side}
+    decoder = {"hidden_size": width, "mlp_dim": 8 * width, "iou_head_hidden_dim": width}
+    return SamModel(
+        SamConfig(
+            vision_config=vision,
+            prompt_encoder_config=prompt,
+            mask_decoder_config=decoder,
+            initializer_range=0.1,  # else all logits are 0 but for noise
+        )
+    )
+
+
+def write_sets(folder: Path, view: int, *, square: bool, pictures: int = 2) -> None:
+    """Pictures of twice the view's side, and three sets of phrases; masks are made of blocks of
+    2 x 2 px, so that F-LMM's shrinking to the view loses nothing and losses can be compared."""
+    from PIL import Image
+    from pycocotools import mask as coco
+
+    width = 2 * view
+    height = width if square else width * 3 // 4
+    draw = np.random.default_rng(0)
+    rows: list[list[dict[str, Any]]] = [[] for _ in EXPRESSIONS]
+    for number in range(pictures):
+        pixels = draw.integers(0, 255, (12, 16, 3), dtype=np.uint8)
+        picture = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
+        picture.save(folder / f"{number}.jpg", quality=90)
+        for words, found in zip(EXPRESSIONS, rows, strict=True):
+            phrases = []
+            for word in words:
+                top, left = draw.integers(0, height // 4), draw.integers(0, width // 4)
+                mask = np.zeros((height // 2, width // 2), np.uint8)
+                mask[top : top + height // 5, left : left + width // 5] = 1
+                rle = coco.encode(np.asfortranarray(mask.repeat(2, 0).repeat(2, 1)))
+                rle["counts"] = rle["counts"].decode()
+                phrases.append({"text": word, "segmentation": rle})
+            size = {"width": width, "height": height}
+            found.append({"image": f"{number}.jpg", **size, "phrases": phrases})
+    for number, found in enumerate(rows):
+        (folder / f"set{number}.json").write_text(json.dumps(found))
+
+
+def describe(bench: Bench) -> None:
+    """Print sizes and the FLOPs of the frozen networks' forward passes."""
+    from transformers import CLIPVisionModel, LlamaModel, SamVisionModel
+
+    s, vlm = bench.sizes, bench.vlm
+    tokens, tiles = bench.num_tokens, 5 if bench.fine else 1
+    views = torch.empty(tiles, 3, s.view, s.view, device="meta")
+    square = torch.empty(1, 3, s.side, s.side, device="meta")
+    words = torch.empty(1, tokens, s.width, device="meta")
+    mask = torch.empty(1, 1, tokens, tokens, device="meta")
+    seen = bench.model.refiner.sam.config.vision_config
+    text = flops(LlamaModel, vlm.config.text_config, inputs_embeds=words, attention_mask=mask)
+    eye = flops(CLIPVisionModel, vlm.config.vision_config, pixel_values=views)
+    encoder = flops(SamVisionModel, seen, pixel_values=square)
+    trained = sum(w.numel() for w in bench.weights) / 1e6
+    print(
+        f"N = {tokens}: language model {s.layers} layers, {s.width} wide, MLP {s.mlp}, {s.heads} "
+        f"heads, {s.vocabulary} words: {text / 1e9:.0f} GFLOP (without its head); its eyes "
+        f"{s.layers} layers, {s.eye} wide, {tiles} of {s.view} px: {eye / 1e9:.0f} GFLOP\n"
+        f"  SAM encoder {s.layers} layers, {s.sam} wide, {s.side} px: {encoder / 1e9:.0f} GFLOP "
+        f"({encoder / (text + eye):.2f} of the former); its decoder {s.prompts} wide; U-Net from "
+        f"{s.unet} up, {bench.model.mask_head.in_channels} maps; {trained:.1f} M trained weights; "
+        "3 masks a sample"
+    )
+
+
+def flops(architecture: Any, config: Any, **inputs: torch.Tensor) -> int:
+    with torch.device("meta"):
+        model = architecture._from_config(config, attn_implementation="eager")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(**inputs)
+    return counter.get_total_flops()
+
+
+def summed(steps: list[Parts], samples: int) -> Parts:
+    """CPU seconds a sample."""
+    total: Counter[str] = Counter()
+    for step in steps:
+        total.update(step)
+    return {name: seconds / samples for name, seconds in total.items()}
+
+
+def measure(bench: Bench, repeats: int) -> dict[str, Parts]:
+    """Return CPU seconds a sample of each way."""
+    from inlay.models import FeatureCache
+
+    count = len(bench.plain_data)
+    order = np.random.default_rng(1).permutation(count).tolist()
+    batches = [order[i : i + 3] for i in range(0, count, 3)]
+    with tempfile.TemporaryDirectory(dir=bench.folder) as home:
+        data = bench.attach(FeatureCache(home, texts=True))
+        first, peer = [], []
+        for items in batches:
+            first.append(bench.ours(data, items))
+            peer.append(bench.theirs(items))
+        found = {"peer": summed(peer, count), "first epoch": summed(first, count)}
+        for name, texts in (("cached: all", True), ("cached: SAM's images", False)):
+            data = bench.attach(FeatureCache(home, texts))
+            epochs = [
+                summed([bench.ours(data, items) for items in batches], count)
+                for _ in range(1 + repeats if texts else 1)
+            ]
+            found[name] = min(epochs, key=lambda epoch: epoch["total"])
+    return found
+
+
+def report(tokens: int, found: dict[str, Parts]) -> None:
+    peer = found["peer"]["total"]
+    print("  " + f"{'CPU s a sample':<16}" + "".join(f"{name:>22}" for name in found))
+    for part in (*PARTS, "total"):
+        values = "".join(f"{parts.get(part, 0.0):>22.3f}" for parts in found.values())
+        print(f"  {part:<16}{values}")
+    ratios = "".join(f"{peer / parts['total']:>21.2f}x" for parts in found.values())
+    print(f"  {'speed':<16}{ratios}")
+    first = found["first epoch"]
+    once = first["total"] + 2 * first.get("SAM encoder", 0.0)
+    print(
+        f"  first epoch {peer / first['total']:.2f}x (aim {AIMS.get(tokens, 'none')}); "
+        f"{peer / once:.2f}x where each picture comes once; all cached "
+        f"{peer / found['cached: all']['total']:.1f}x (aim >= 10)",
+        flush=True,
+    )
+
+
+def check_in_float32(clock: Clock) -> None:
+    """Losses of both, tiny, in full precision."""
+    for fine in (False, True):
+        with tempfile.TemporaryDirectory() as folder:
+            bench = Bench(SIZES["tiny"], Path(folder), clock, fine=fine, tokens=None)
+            off = bench.check(1e-3, autocast=False)
+            print(f"losses, metrics, gradient: ours and the peer's differ by {off:.1e} (float32)")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["half", "small"])
+    parser.add_argument("--tokens", nargs="+", type=int, choices=(704, 3000), default=[704, 3000])
+    parser.add_argument("--repeats", type=int, default=3, help="of cached epochs")
+    parser.add_argument("--tiny", action="store_true", help="only see that everything runs")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    clock = Clock()
+    clock.watch(sight, "assemble", "maps")
+    clock.watch(means, "mask_losses", "losses")
+    check_in_float32(clock)
+    for sizes in ["tiny"] if args.tiny else args.sizes:
+        for tokens in args.tokens:
+            with tempfile.TemporaryDirectory() as folder:
+                filled = None if args.tiny else tokens
+                bench = Bench(SIZES[sizes], Path(folder), clock, fine=tokens == 3000, tokens=filled)
+                bench.vlm.to(torch.bfloat16)
+                print(f"{sizes}, ", end="")
+                describe(bench)
+                off = bench.check(0.05, autocast=True)
+                print(f"  losses, metrics, gradient differ by {off:.1e} in bfloat16")
+                report(tokens, measure(bench, args.repeats))
+
+
+if __name__ == "__main__":
+    main()
