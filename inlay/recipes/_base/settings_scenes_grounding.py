@@ -5,16 +5,17 @@ from torch.optim import AdamW
 #######################################################################
 #                           PART 1  Settings                          #
 #######################################################################
+data_root = "scenes"
+
 # Model
 pretrained_model_name_or_path = "tiny_vlm"  # LLaVA parts: the trained tiny model
-sam_checkpoint = "scenes/sam"  # a tiny SAM; None: coarse masks only
+sam_checkpoint = data_root + "/sam"  # a tiny SAM; None: coarse masks only
 freeze_sam_encoder = False  # a random one has to learn
 base_channels = 16  # of the mask head
 upsample_input = 24  # px of the coarse masks
 merge = "mean"  # over the tokens of a phrase; or "max"
 
 # Data
-data_root = "scenes"
 data_path = data_root + "/train.jsonl"
 image_folder = data_root + "/images"
 prompt_template = None  # None: the tokenizer's own chat template

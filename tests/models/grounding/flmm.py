@@ -81,11 +81,9 @@ class Original:
                 output_attentions=True,
                 output_hidden_states=True,
             )
-        layers = len(out.attentions)
-        weights = self.others["text_layer_weights"].softmax(0)
-        hidden = sum(
-            w * state[0] for w, state in zip(weights, out.hidden_states[-layers:], strict=True)
-        )
+        states = torch.cat(out.hidden_states[-len(out.attentions) :])
+        weights = self.others.get("text_layer_weights", torch.ones(len(states))).softmax(0)
+        hidden = (weights[:, None, None] * states).sum(0)
         coarse = [self.coarse(out.attentions, case, m) for m in range(len(case.masks))]
         lowest = min(float(mask.min()) for mask in coarse)
         found = {"": coarse}

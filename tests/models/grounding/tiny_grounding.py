@@ -243,7 +243,8 @@ FINE: dict[Size, Size] = {(130, 80): (5, 8), (60, 151): (8, 3), (64, 64): (8, 8)
 def _twice(config: Any) -> tuple[Any, Any]:
     """A model, and the same with eager attention."""
     torch.manual_seed(0)
-    model = livelier(T.AutoModelForImageTextToText.from_config(config)).eval()
-    eager = T.AutoModelForImageTextToText.from_config(config, attn_implementation="eager").eval()
+    kind = T.AutoModelForImageTextToText
+    model = livelier(kind.from_config(copy.deepcopy(config))).eval()
+    eager = kind.from_config(config, attn_implementation="eager").eval()
     eager.load_state_dict(model.state_dict())
     return model, eager
