@@ -57,6 +57,11 @@ def packed_attention(
         ``([B, N, H, D], None)``.
     """
     if attention_mask is None or attention_mask.dtype != torch.int32:
+        softcap = kwargs.get("softcap")
+        if softcap is not None:  # SDPA knows no such scores
+            seen = _seen(attention_mask, query.shape[2], key.shape[2], query.device)
+            found = _softcapped(query, key, value, scaling, dropout, softcap, seen)
+            return found.transpose(1, 2), None
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
@@ -146,7 +151,8 @@ def _one_document(
     """Causal attention inside one document. Returns ``[B, H, n, D]``."""
     length = query.shape[2]
     if softcap is not None:
-        return _softcapped(query, key, value, scaling, dropout, window, softcap)
+        seen = _window_mask(length, window, query.device)
+        return _softcapped(query, key, value, scaling, dropout, softcap, seen)
     mask = _window_mask(length, window, query.device) if 0 < window < length else None
     return F.scaled_dot_product_attention(
         query,
@@ -166,22 +172,38 @@ def _window_mask(length: int, window: int, device: torch.device) -> torch.Tensor
     return (distance >= 0) & (distance < window) if window else distance >= 0
 
 
+def _seen(
+    mask: torch.Tensor | None, queries: int, keys: int, device: torch.device
+) -> torch.Tensor:
+    """A mask of the library as bool or as what is added to the scores; None is causal, the last
+    query at the last key."""
+    if mask is not None:
+        return mask[..., :keys]
+    return _window_mask(keys, 0, device)[keys - queries :]
+
+
 def _softcapped(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     scaling: float | None,
     dropout: float,
-    window: int,
     softcap: float,
+    seen: torch.Tensor,
 ) -> torch.Tensor:
-    """Scores squashed to ``softcap * tanh(score / softcap)`` (Gemma 2, arXiv 2408.00118, 2)."""
+    """Scores squashed to ``softcap * tanh(score / softcap)`` (Gemma 2, arXiv 2408.00118, 2).
+
+    Args:
+        seen: which keys each query sees: bool, or 0 and minus infinity to add to the scores.
+    """
     groups = query.shape[1] // key.shape[1]
     key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     scores = softcap * torch.tanh(query @ key.transpose(-1, -2) * scale / softcap)
-    seen = _window_mask(query.shape[2], window, query.device)
-    scores = scores.masked_fill(~seen, float("-inf"))
+    if seen.dtype == torch.bool:
+        scores = scores.masked_fill(~seen, float("-inf"))
+    else:
+        scores = scores + seen
     weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
     return F.dropout(weights, dropout) @ value
 

@@ -110,7 +110,7 @@ def check_use(
     chat = ["chat", folder / "lmm", "--ground", checkpoint, "--image", photo]
     assert said(capsys, *chat, "--temperature", "0", "--max-new-tokens", "12").strip()
 
-    config = next((folder / "whole").glob("*.py"))
+    config = checkpoint / "config.py"  # overrides of places are in the resolved one alone
     export = ["convert", "pth_to_hf", config, checkpoint]
     assert "largest difference of logits 0" in said(capsys, *export, "light", "--fp32")
     assert np.array_equal(masks(capsys, photo, "--checkpoint", "light"), found)

@@ -91,11 +91,13 @@ def test_a_document_never_sees_another(checkpointing: bool) -> None:
     assert gradient[0, LENGTHS[0] :].abs().max() == 0
 
 
-def test_generation_with_padding_and_cache_is_the_librarys_own() -> None:
-    model = build("llama")
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("padding", [4, 0])
+def test_generation_with_padding_and_cache_is_the_librarys_own(name: str, padding: int) -> None:
+    model = build(name)
     ids = torch.randint(1, 97, (2, 9))
     mask = torch.ones_like(ids)
-    mask[0, :4] = 0
+    mask[0, :padding] = 0
     kwargs = dict(attention_mask=mask, max_new_tokens=8, do_sample=False, pad_token_id=0)
     expected = model.generate(ids, **kwargs)
     model.set_attn_implementation(NAME)

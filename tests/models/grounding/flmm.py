@@ -85,7 +85,7 @@ class Original:
         weights = self.others.get("text_layer_weights", torch.ones(len(states))).softmax(0)
         hidden = (weights[:, None, None] * states).sum(0)
         coarse = [self.coarse(out.attentions, case, m) for m in range(len(case.masks))]
-        lowest = min(float(mask.min()) for mask in coarse)
+        lowest = min(mask.min().item() for mask in coarse)
         found = {"": coarse}
         if self.sam is not None:
             found["sam_"] = [

@@ -236,8 +236,9 @@ def llava_next(folder: Path) -> Setup:
     )
 
 
-FINE: dict[Size, Size] = {(130, 80): (5, 8), (60, 151): (8, 3), (64, 64): (8, 8)}
-"""Rows and columns of fine tokens (of LLaVA-Next's packing: the padding cut off)."""
+FINE: dict[Size, Size] = {(130, 80): (4, 8), (60, 151): (10, 4), (64, 64): (8, 8)}
+"""Rows and columns of fine tokens: tiles of 2 x 2, 3 x 1 and 2 x 2 without their padding, whose
+``int((rows - int(80 * 8 / 130)) / 2)`` rows on both sides (130 x 80) are cut off."""
 
 
 def _twice(config: Any) -> tuple[Any, Any]:
