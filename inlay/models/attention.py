@@ -201,7 +201,8 @@ def _softcapped(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     scores = softcap * torch.tanh(query @ key.transpose(-1, -2) * scale / softcap)
     if seen.dtype == torch.bool:
-        scores = scores.masked_fill(~seen, float("-inf"))
+        # Not minus infinity: a padded query sees nothing, and its NaN would reach all others.
+        scores = scores.masked_fill(~seen, torch.finfo(scores.dtype).min)
     else:
         scores = scores + seen
     weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
