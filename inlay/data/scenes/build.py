@@ -12,7 +12,6 @@ import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -204,8 +203,9 @@ def run_lengths(pixels: np.ndarray) -> dict[str, list[int]]:
         ``size`` ``[H, W]`` and ``counts``: lengths of runs of False and True in turn, beginning
         with False (perhaps 0), column by column (COCO's ``mask.py``).
     """
-    flat = pixels.ravel(order="F").tolist()
-    counts = [len(list(run)) for _, run in groupby(flat)]
+    flat = pixels.ravel(order="F")
+    borders = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    counts = np.diff(borders, prepend=0, append=flat.size).tolist()
     return {"size": list(pixels.shape), "counts": [0, *counts] if flat[0] else counts}
 
 

@@ -105,8 +105,8 @@ def packed(sight: Sight) -> dict[str, Tensor]:
 
 
 def unpacked(kept: dict[str, Tensor], device: torch.device) -> Sight:
-    """Return the sight that ``packed`` was given: maps to 2.5e-4 of their values or 3e-8 of their
-    greatest one, hidden states to 2e-3 of theirs."""
+    """Return the sight that ``packed`` was given: maps to 5e-4 of their values or 3e-8 of their
+    greatest one, hidden states to 4e-3 of theirs."""
     left, top, right, bottom = kept["canvas"].tolist()
     tensors = {name: value.to(device) for name, value in kept.items() if name != "canvas"}
     maps = tensors["maps"].float() * tensors["peak"]

@@ -100,10 +100,10 @@ class Original:
             mean = torch.stack([torch.stack(values) for values in judged]).mean(0)
             loss = loss + mean[0] + mean[1]
             names = ("loss_mask", "loss_dice", "accuracy", "aiou")
-            measures |= {prefix + n: float(v) for n, v in zip(names, mean, strict=True)}
+            measures |= {prefix + n: v.item() for n, v in zip(names, mean, strict=True)}
         if "selector.linear.weight" in self.others:
             keyword = self.keywords(hidden, case)
-            measures["loss_selector"] = float(keyword)
+            measures["loss_selector"] = keyword.item()
             loss = loss + keyword
         return measures, loss
 

@@ -75,14 +75,9 @@ def check(setup: Setup, model: FrozenGrounding) -> set[str]:
     found.loss_sum.backward()
     loss.backward()
     ours, theirs = gradients(model), their_gradients(original)
-    import os
-    if os.environ.get("SHOW"):
-        print("loss", abs(found.loss_sum.item()/loss.item()-1), {n: abs(found.metrics[n].item()-v) for n,v in measures.items()})
-        print("logits", [((a-b).abs().max()/b.abs().max()).item() if a.shape==b.shape else None for a,b in zip(predicted, original.logits)])
-        print("grads", max(((ours[n]-g).abs().max()/max(g.abs().max().item(),1e-3)).item() for n,g in theirs.items()))
     for name, gradient in theirs.items():
         scale = max(gradient.abs().max().item(), 1e-3)
-        assert (ours.pop(name) - gradient).abs().max() < 1e-3 * scale, name
+        assert (ours.pop(name) - gradient).abs().max() < 2e-4 * scale, name
     # What the loss does not depend on (SAM's guess of the IoU, ...) has a gradient of zero.
     assert not any(gradient.any() for gradient in ours.values())
     model.zero_grad()
