@@ -56,13 +56,17 @@ def link_coco(root: Path, grounding: Path) -> Path:
     return root
 
 
-def deepseek(folder: Path) -> Path:
-    """A DeepSeek-VL in the layout of transformers: 8 x 8 image tokens, 12 maps."""
+def deepseek(folder: Path, **text: Any) -> Path:
+    """A DeepSeek-VL in the layout of transformers: 8 x 8 image tokens, 12 maps.
+
+    Args:
+        text: settings of its language model, over ``TEXT``.
+    """
     from transformers import DeepseekVLConfig, DeepseekVLForConditionalGeneration
 
     tokenizer = tiny_vlms.byte_tokenizer(tokens=("<image_placeholder>",))
     config = DeepseekVLConfig(
-        text_config={**TEXT, "vocab_size": len(tokenizer)},
+        text_config={**TEXT, "vocab_size": len(tokenizer), **text},
         vision_config={
             **VISION,
             "model_type": "siglip_vision_model",

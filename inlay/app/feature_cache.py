@@ -84,9 +84,11 @@ def _picture_bytes(runner: Runner) -> int:
 def _texts(model: Any, dataset: Any, epochs: int) -> tuple[int, int]:
     """Captions that a data set has in so many epochs, and the bytes of all."""
     captions = np.minimum(dataset.periods, epochs)
-    places = np.unique(np.linspace(0, len(dataset) - 1, MEASURED).astype(int))
-    sizes = [_text_bytes(model, dataset.item(int(i), 0)) for i in places]
-    return int(captions.sum()), int(np.mean(sizes) * captions.sum())
+    places = np.unique(np.linspace(0, len(dataset) - 1, MEASURED).astype(int)).tolist()
+    # One item is seen with its first caption, the next one with its second, ...
+    items = [dataset.item(i, 0, n % int(captions[i])) for n, i in enumerate(places)]
+    size = np.mean([_text_bytes(model, item) for item in items])
+    return int(captions.sum()), int(size * captions.sum())
 
 
 def _text_bytes(model: Any, item: Any) -> int:
@@ -98,12 +100,12 @@ def _text_bytes(model: Any, item: Any) -> int:
 def _no_room(cache: Any, parts: list[str], missing: dict[str, int], free: int) -> str:
     needed = sum(missing.values())
     hints = ["name a folder on a larger disk (cache_dir)"]
-    if "text" in missing and missing.get("image", 0) <= free and "image" in missing:
+    if len(missing) > 1 and missing["image"] <= free:
         hints.append(f"keep pictures alone, {_readable(missing['image'])} (cache_texts=False)")
-    hints.append("keep nothing (cache_dir=None)")
     return (
         f"the cache does not fit: {' and '.join(parts)} in {cache.folder} take {_readable(needed)} "
-        f"more, {_readable(free)} are free. Either {', or '.join(hints)}"
+        f"more, {_readable(free)} are free. Either {', '.join(hints)}, or keep nothing "
+        "(cache_dir=None)"
     )
 
 

@@ -20,7 +20,7 @@ from inlay.config import run_name
 from inlay.config.check import check_config, format_problems
 from inlay.config.dump import dump_resolved
 from inlay.config.load import load_config
-from inlay.convert.flmm import load_flmm
+from inlay.convert.flmm import check_lmm, load_flmm
 from inlay.core import dist
 from inlay.core.errors import CheckpointError, ConfigError
 from inlay.engine import checkpoint as ckpt
@@ -241,6 +241,7 @@ def _start_from(
         runner.logger.info("Loaded weights from %s, a checkpoint of F-LMM", source)
         return
     if weights_only:
+        check_lmm(saved.tensors["model"], dict(runner.model.named_parameters()), str(source))
         runner.load_weights(saved.tensors["model"], source)
         runner.logger.info("Loaded weights from %s", source)
         return

@@ -13,8 +13,7 @@ from inlay.config.problems import Problem
 
 _KEYS = frozenset(
     ("path", "data_path", "data_files", "data_dir", "load_from", "pretrained_model_name_or_path")
-    + ("checkpoint", "instances", "refs", "json_file", "panoptic_json_file")  # of grounding
-)
+) | frozenset(("checkpoint", "instances", "refs", "json_file", "panoptic_json_file"))
 _ALWAYS_LOCAL = frozenset(("image_folder", "pretrained_pth"))
 _LOCAL = re.compile(r"^(/|\./|\.\./|~|[A-Za-z]:\\)|\.(jsonl?|parquet|csv|txt|pth|arrow|gz|zst)$")
 

@@ -122,8 +122,8 @@ def _write_record(folder: Path, logits: torch.Tensor, device: str) -> None:
 def difference(
     record: Mapping[str, Any], logits: torch.Tensor, reference: torch.Tensor | None = None
 ) -> float:
-    """Return the largest difference of the probe's logits ``[M, H, W]`` from ``reference``, or, where
-    there is none, from what a record holds of them: a digest of all, and some values."""
+    """Return the largest difference of the probe's logits ``[M, H, W]`` from ``reference``, by
+    default from what a record holds of them: a digest of all, and some values."""
     flat = logits.float().flatten()
     if reference is not None:
         return float((flat - reference.float().flatten()).abs().max())

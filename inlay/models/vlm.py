@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,9 @@ from inlay.models.vision import freeze_unused
 
 TYPE_IDS = ("mm_token_type_ids", "token_type_ids")
 """Names by which models take a mask of their image tokens (1 image, 0 text)."""
+
+MISMATCH = re.compile("do not match|doesn't match model|must match the size of tensor")
+"""What models say of pictures that are not as their own image processor makes them."""
 
 
 class VisionFinetune(nn.Module):
@@ -199,8 +203,8 @@ class VisionFinetune(nn.Module):
         """Run the model, or what of it is below the head."""
         try:
             return model(**inputs, use_cache=False)
-        except ValueError as error:
-            if "do not match" not in str(error):
+        except (ValueError, RuntimeError) as error:
+            if not MISMATCH.search(str(error)):
                 raise
             raise ModelError(
                 f"{error}. The row's image tokens are not those that its pictures need: is the "

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import pickle
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import published_deepseek
 import pytest
 import tiny_vlms
 import torch
+from grounding_runs import write_coco
 from PIL import Image
 from tiny_sam import SIDE, tiny_sam
 
@@ -90,57 +88,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_sam().save_pretrained(folder / "sam")
     write_coco(folder / "coco")
     return folder
-
-
-def write_coco(root: Path) -> None:
-    width, height = 60, 40
-    images, annotations, refs, panoptic, narratives = [], [], [], [], []
-    for name in ("annotations/panoptic_train2017", "train2017", "train2014"):
-        (root / name).mkdir(parents=True)
-    for number in (1, 2, 3):
-        file = f"{number}.png"
-        left = 5 * number
-        segments = np.zeros((height, width, 3), np.uint8)
-        segments[10:30, left : left + 20, 0] = number
-        picture = Image.fromarray(segments * 60)
-        for years in ("train2017", "train2014"):
-            picture.save(root / years / file)
-        Image.fromarray(segments).save(root / "annotations/panoptic_train2017" / file)
-        images.append(dict(id=number, file_name=file, width=width, height=height))
-        box = [left, 10, 20, 20]
-        corners = [left, 10, left + 20, 10, left + 20, 30, left, 30]
-        annotations.append(
-            dict(id=number, image_id=number, category_id=1, bbox=box, segmentation=[corners])
-        )
-        refs.append(
-            dict(
-                ref_id=number,
-                ann_id=number,
-                image_id=number,
-                split="train",
-                sentences=[dict(sent="the block", raw="the block"), dict(sent="it", raw="it")],
-            )
-        )
-        segment = dict(id=number, category_id=1, area=400, bbox=box, iscrowd=0)
-        panoptic.append(dict(image_id=number, file_name=file, segments_info=[segment]))
-        narratives.append(
-            dict(
-                image_id=str(number),
-                segments=[
-                    dict(utterance="here is ", segment_ids=[], plural=False),
-                    dict(utterance="a block", segment_ids=[str(number)], plural=False),
-                ],
-            )
-        )
-    categories = [dict(id=1, name="block", isthing=1)]
-    coco = dict(images=images, annotations=annotations, categories=categories)
-    maps = dict(images=images, annotations=panoptic, categories=categories)
-    (root / "annotations/panoptic_train2017.json").write_text(json.dumps(maps))
-    (root / "annotations/png_coco_train2017.json").write_text(json.dumps(narratives))
-    for name, by in (("refcoco", "unc"), ("refcoco+", "unc"), ("refcocog", "umd")):
-        (root / name).mkdir()
-        (root / name / "instances.json").write_text(json.dumps(coco))
-        (root / name / f"refs({by}).p").write_bytes(pickle.dumps(refs))
 
 
 def options(folder: Path, model: str) -> list[str]:

@@ -35,7 +35,9 @@ class FeatureCache:
         texts: keep maps and hidden rows as well as picture embeddings. They are many times larger:
             worth it where the frozen model is slow and the disk is large.
 
-    Nothing is found before :meth:`bind` has said which networks the features are of.
+    Nothing is found before :meth:`bind` has said which networks the features are of. In what
+    precision a run computes (autocast) is no part of that: give runs of another one a folder of
+    their own where it matters.
     """
 
     def __init__(self, folder: str | Path, texts: bool = False) -> None:
@@ -162,7 +164,8 @@ def _checksum(tensors: Tensors) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         total = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), total)
-        total = zlib.crc32(tensor.contiguous().reshape(-1).view(torch.uint8).numpy(), total)
+        flat = tensor.contiguous().reshape(-1).view(torch.uint8)
+        total = zlib.crc32(flat.numpy().data, total)
     return f"{total:08x}"
 
 

@@ -106,7 +106,7 @@ class _Steps:
             )
         channels = len(self.layers) * self.heads
         maps = torch.empty(len(self.rows), channels, len(self.columns))
-        while self.rows:  # each is let go of as it is copied
-            maps[len(self.rows) - 1] = self.rows.pop()
+        for step in reversed(range(len(maps))):
+            maps[step] = self.rows.pop()  # each is let go of as it is copied
         hidden = [torch.cat(self.states[layer]) for layer in range(self.num_layers)]
         return maps, torch.stack(hidden), self.layers

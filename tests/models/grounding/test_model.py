@@ -207,15 +207,16 @@ def test_only_without_training_a_picture_is_remembered(
 
 def test_masks_of_what_was_seen_already(tiny: Setup) -> None:
     """As while an answer is written; pictures that follow each other are told apart."""
-    model, cases = tiny.model().eval(), tiny.cases()
-    for case in cases:
-        batch = tiny.batch([case]).inputs
+    model, cases, found = tiny.model().eval(), tiny.cases(), []
+    batches = [tiny.batch([case]).inputs for case in cases]
+    for case, batch in zip(cases, batches, strict=True):
         rows = batch["caption_rows"], batch["caption_masks"]
         sights = look(model.lmm, batch["row"], *rows, batch["targets"])
         picture = torch.from_numpy(refiner_picture(case.image, SIDE))
-        found = model.masks_of(sights, case.image.size, picture)
+        found.append(model.masks_of(sights, case.image.size, picture))
+    for masks, batch in zip(found, batches, strict=True):
         (expected,) = model.predict(**batch)
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(masks, expected, rtol=0, atol=1e-5)
 
 
 def test_sights_name_their_own_masks(tiny: Setup) -> None:
