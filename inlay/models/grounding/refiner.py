@@ -24,6 +24,7 @@ from inlay.models.grounding.prompts import (
     mask_prompt,
     nearest_candidates,
     pad_text,
+    resized_twice,
 )
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
@@ -74,7 +75,8 @@ class Refiner(nn.Module):
         self.text_dim: int = sam.prompt_encoder.hidden_size
         self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(-1, 1, 1), False)
-        sam.mask_decoder.config._attn_implementation = "sdpa"  # takes boolean masks of keys
+        # Few tokens attend or are attended to: fused kernels only lose time there.
+        sam.mask_decoder.config._attn_implementation = "sdpa"
         for module in sam.mask_decoder.transformer.modules():
             if isinstance(module, nn.LayerNorm):
                 module.eps = NORM_EPS
@@ -235,10 +237,8 @@ class Refiner(nn.Module):
 
     def _finish(self, low_res: Tensor, coarse: Tensor, size: Size) -> Tensor:
         """Return logits ``[M, H, W]`` at the picture's size from ``[M, candidates, h, w]``."""
-        height, width = self.input_size(size)
         side = self.picture_size
-        square = F.interpolate(low_res, size=(side, side), mode="bilinear")
-        fine = F.interpolate(square[..., :height, :width], size=size[::-1], mode="bilinear")
+        fine = resized_twice(low_res, (side, side), self.input_size(size), size[::-1])
         return nearest_candidates(fine, coarse) if self.multimask_output else fine[:, 0]
 
     def _all_weights_take_part(self) -> Tensor:
