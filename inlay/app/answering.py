@@ -41,15 +41,17 @@ class Answerer:
             image_processor=opened.image_processor,
         )
 
-    def __call__(self, pictures: list[Image], text: str, max_new_tokens: int) -> str:
-        """Return the answer to ``text`` behind RGB ``pictures``.
+    def __call__(
+        self, pictures: list[Image], text: str, max_new_tokens: int, prefix: str = ""
+    ) -> str:
+        """Return the answer to ``text`` behind RGB ``pictures``, or what follows its ``prefix``.
 
         Raises:
             ModelError: the model cannot see, or the question is longer than its context.
         """
         self.session.reset()
         self.session.max_new_tokens = max_new_tokens
-        return self.session.reply(text, images=pictures)
+        return self.session.reply(text, images=pictures, prefix=prefix)
 
     def score(self, pictures: list[Image], text: str, continuation: str) -> tuple[float, bool]:
         """Return how unlikely an answer is, and whether it is the greedy one.

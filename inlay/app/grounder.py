@@ -54,9 +54,11 @@ class OpenGrounder(Grounder):
         opened = Opened(talking, self.tokenizer, self.image_processor)
         return Answerer(opened, self.builder.template)
 
-    def answer(self, pictures: Sequence[Image], text: str, max_new_tokens: int) -> str:
-        """Answer a question about RGB pictures, greedily."""
-        return self.answerer()(list(pictures), text, max_new_tokens)
+    def answer(
+        self, pictures: Sequence[Image], text: str, max_new_tokens: int, prefix: str = ""
+    ) -> str:
+        """Answer a question about RGB pictures, greedily; ``prefix``: how the answer begins."""
+        return self.answerer()(list(pictures), text, max_new_tokens, prefix)
 
 
 def open_grounder(

@@ -185,16 +185,16 @@ def _source(cfg: Any, options: TrainOptions, work_dir: Path) -> tuple[Path | Non
         if found is not None:
             return found, False, damaged
     elif wants:
-        return ckpt.locate(wants), False, []
+        return _located(wants, cfg), False, []
     else:
         workdir.refuse_used(work_dir)
-    return (_weights(load_from, cfg) if load_from else None), True, []
+    return (_located(load_from, cfg) if load_from else None), True, []
 
 
-def _weights(load_from: str, cfg: Any) -> Path:
-    """The checkpoint whose weights a run starts from; of grounding it may be F-LMM's file."""
-    is_file = Path(load_from).is_file()
-    return Path(load_from) if is_file and "lmm" in cfg["model"] else ckpt.locate(load_from)
+def _located(path: str, cfg: Any) -> Path:
+    """The checkpoint that the user means; of grounding it may be F-LMM's file."""
+    is_file = Path(path).is_file()
+    return Path(path) if is_file and "lmm" in cfg["model"] else ckpt.locate(path)
 
 
 def _read(source: Path | None, weights_only: bool) -> ckpt.Checkpoint | None:
@@ -203,11 +203,13 @@ def _read(source: Path | None, weights_only: bool) -> ckpt.Checkpoint | None:
     Raises:
         CheckpointError: it cannot be read, or it is to be resumed and holds nothing but weights.
     """
-    saved = None if source is None or source.is_file() else ckpt.read(source)
-    if saved is not None and not weights_only and "run" not in saved.state:
+    if source is None:
+        return None
+    saved = None if source.is_file() else ckpt.read(source)
+    if not weights_only and (saved is None or "run" not in saved.state):
         raise CheckpointError(
-            f"{source} is an export: it holds weights only, there is no run to resume. Start from "
-            f"it with load_from: --cfg-options load_from={source}"
+            f"{source} holds weights only, there is no run to resume. Start from it with "
+            f"load_from: --cfg-options load_from={source}"
         )
     return saved
 

@@ -25,8 +25,7 @@ from inlay.chat.terminal import note
 from inlay.core.errors import ModelError
 from inlay.models.grounding.capture import merge_rows
 from inlay.models.grounding.decode import DecodeRows, capture_decoding
-from inlay.models.grounding.maps import assemble
-from inlay.models.grounding.model import Sight
+from inlay.models.grounding.sight import Sight, picture_maps
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -109,10 +108,11 @@ class GroundedSession(ChatSession):
         text: str,
         on_text: Callable[[str], None] | None = None,
         images: Sequence[Image] = (),
+        prefix: str = "",
     ) -> str:
         """As ``ChatSession.reply``; ``pointed`` then holds the phrases' masks."""
         self.pointed = None
-        answer = super().reply(text, on_text, images)
+        answer = super().reply(text, on_text, images, prefix)
         self.pointed = self._point(answer)
         return answer
 
@@ -138,7 +138,8 @@ class GroundedSession(ChatSession):
             return Pointed(answer, [], np.zeros((0, height, width), bool), np.zeros(0, np.float32))
         model = self.grounder.model
         merged = merge_rows(rows.maps, numbers, "mean" if model is None else model.merge)
-        maps, canvas = assemble(merged, self.grounder.image_processor.views(*self.image.size))
+        views = self.grounder.image_processor.views(*self.image.size)
+        maps, canvas = picture_maps(self.grounder.lmm, merged, views)
         named = numbers >= 0
         device = rows.hidden.device
         sight = Sight(maps, canvas, rows.hidden[:, named.to(device)], numbers[named].to(device))

@@ -59,13 +59,16 @@ class Grounder:
         refiner = None if self.model is None else self.model.refiner
         return None if refiner is None else refiner.picture_size
 
-    def segment(self, image: Image, pieces: Pieces, is_text: bool = False) -> Masks:
+    def segment(
+        self, image: Image, pieces: Pieces, is_text: bool = False, prompt: str | None = None
+    ) -> Masks:
         """Ground the pieces of one caption.
 
         Args:
             image: RGB.
             pieces: texts of the caption in order, and which of them get a mask.
             is_text: the pieces are stretches of one text, as of ``SequenceBuilder.build``.
+            prompt: what the caption answers, ``<image>`` in it; None: the prompt of the training.
 
         Returns:
             A mask and a score for each grounded piece, in order.
@@ -74,7 +77,7 @@ class Grounder:
             DataError: a phrase without tokens, or a caption that is too long.
             ModelError: no piece is to be grounded, or the sequence exceeds the model's context.
         """
-        return self._masks(image, [self._sample(image, pieces, is_text)])
+        return self._masks(image, [self._sample(image, pieces, is_text, prompt)])
 
     def phrases(self, image: Image, phrases: Sequence[str]) -> Masks:
         """Ground phrases, each as a caption of its own; see ``segment``."""
@@ -86,8 +89,10 @@ class Grounder:
             return scored(_pointed(sights, image.size, self._levels))
         pixels = self._picture(image)
         picture = torch.empty(0) if pixels is None else torch.from_numpy(pixels)
+        device = self.model.device
         with self._running():
-            logits = self.model.masks_of(sights, image.size, picture.to(self.model.device))
+            seen = [sight.to(device) for sight in sights]
+            logits = self.model.masks_of(seen, image.size, picture.to(device))
         return scored(logits)
 
     @property
@@ -108,7 +113,9 @@ class Grounder:
         rows = inputs["caption_rows"], inputs["caption_masks"]
         return look(self.lmm, inputs["row"], *rows, inputs["targets"])
 
-    def _sample(self, image: Image, pieces: Pieces, is_text: bool = False) -> GroundedSample:
+    def _sample(
+        self, image: Image, pieces: Pieces, is_text: bool = False, prompt: str | None = None
+    ) -> GroundedSample:
         number = 0
         numbered = []
         for text, grounded in pieces:
@@ -116,7 +123,8 @@ class Grounder:
             number += grounded
         if not number:
             raise ModelError("there is nothing to point at: name a phrase")
-        tokens = self.builder.build(image.size, numbered, is_text=is_text)
+        builder = self.builder if prompt is None else self.builder.with_prompt(prompt)
+        tokens = builder.build(image.size, numbered, is_text=is_text)
         self._check_length(len(tokens.ids), pieces)
         key = fingerprint([image.size, hash(image.tobytes())])
         return GroundedSample(

@@ -110,6 +110,7 @@ class ChatSession:
         text: str,
         on_text: Callable[[str], None] | None = None,
         images: Sequence[Image] = (),
+        prefix: str = "",
     ) -> str:
         """Answer ``text`` and remember both.
 
@@ -118,6 +119,7 @@ class ChatSession:
             on_text: called with each piece of the answer as it comes. Pieces are whole characters
                 and never part of a stop word; joined they are the answer.
             images: RGB pictures that come with this text.
+            prefix: how the answer begins; it is not part of what is returned.
 
         Raises:
             ModelError: the text alone is longer than the model's context, or the model cannot see.
@@ -126,15 +128,17 @@ class ChatSession:
         if images:
             self._check_pictures()
         text, ids = self._fitting_prompt(text, list(images))
+        if prefix:
+            ids = [*ids, *self.tokenizer.encode(prefix, add_special_tokens=False)]
         context = ids if self.completes else ()
         stream = TextStream(self.tokenizer, self.stop_words, context, on_text)
         try:
             tokens = self._generate(ids, stream)
         except KeyboardInterrupt:
-            self._remember(text, stream.finish())
+            self._remember(text, prefix + stream.finish())
             raise
         answer = stream.finish()
-        self._remember(text, answer)
+        self._remember(text, prefix + answer)
         is_full = self.max_positions and len(ids) + len(tokens) >= self.max_positions
         if self.history and is_full:
             self._forget()

@@ -82,9 +82,8 @@ class MaskTask:
         """
         caption = self.captions[key]
         image, truth = caption.picture(), np.asarray(caption.masks()).astype(bool)
-        options = {"is_text": True} if caption.is_text else {}
         try:
-            masks, scores = model.segment(image, caption.pieces, **options)
+            masks, scores = model.segment(image, caption.pieces, caption.is_text)
         except InlayError as error:
             empty = compare(np.zeros_like(truth), truth, np.zeros(len(truth), np.float32))
             return {**empty, "problem": str(error)}

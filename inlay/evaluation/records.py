@@ -23,15 +23,23 @@ Piece = tuple[str, bool]
 class Pointer(Protocol):
     """A model that answers and points (``app.grounder.open_grounder``)."""
 
-    def answer(self, pictures: list[Image], text: str, max_new_tokens: int) -> str:
-        """Return the answer to ``text`` behind RGB ``pictures``."""
+    def answer(
+        self, pictures: list[Image], text: str, max_new_tokens: int, prefix: str = ""
+    ) -> str:
+        """Return the answer to ``text`` behind RGB ``pictures``; what follows ``prefix``, where the
+        answer begins with it."""
         ...
 
     def segment(
-        self, image: Image, pieces: Sequence[Piece], is_text: bool = False
+        self,
+        image: Image,
+        pieces: Sequence[Piece],
+        is_text: bool = False,
+        prompt: str | None = None,
     ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
         """Return masks bool ``[M, H, W]`` at the picture's size and scores ``[M]``, one for each
-        piece that names something; with ``is_text`` the pieces are stretches of one text."""
+        piece that names something; with ``is_text`` the pieces are stretches of one text. They
+        answer ``prompt``, or that of the training."""
         ...
 
 

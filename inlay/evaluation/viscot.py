@@ -201,13 +201,14 @@ def look_and_answer(
     if version == "v3":
         return "", (0, 0, *image.size), _answer(model, [image], question)
     thought = ""
-    pieces = [(question, True)]
     if version == "v1":
-        said = model.answer([image], f"{question} {_THINK} {THOUGHT}", _THOUGHT_TOKENS)
-        thought = said.strip().removeprefix(THOUGHT).strip()
-        # Nothing said is nothing to point at: the question is grounded instead.
-        pieces = [(THOUGHT, False), (f" {thought}", True)] if thought else pieces
-    masks, _ = model.segment(image, pieces)
+        asked = question + _THINK
+        thought = model.answer([image], asked, _THOUGHT_TOKENS, prefix=f" {THOUGHT}").strip()
+    if thought:
+        pieces = [(f" {THOUGHT}", False), (f" {thought}", True)]
+        masks, _ = model.segment(image, pieces, prompt=f"<image>{asked}")
+    else:  # nothing said is nothing to point at
+        masks, _ = model.segment(image, [(question, True)])
     box = crop_box(masks[0])
     return thought, box, _answer(model, [image, image.crop(box)], _TWO_PICTURES + question)
 

@@ -172,9 +172,7 @@ def _window_mask(length: int, window: int, device: torch.device) -> torch.Tensor
     return (distance >= 0) & (distance < window) if window else distance >= 0
 
 
-def _seen(
-    mask: torch.Tensor | None, queries: int, keys: int, device: torch.device
-) -> torch.Tensor:
+def _seen(mask: torch.Tensor | None, queries: int, keys: int, device: torch.device) -> torch.Tensor:
     """A mask of the library as bool or as what is added to the scores; None is causal, the last
     query at the last key."""
     if mask is not None:

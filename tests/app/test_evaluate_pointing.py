@@ -43,7 +43,9 @@ def with_eye(log: Path, killed_at: int = -1) -> Callable[[], None]:
         rank, asked = os.environ.get("RANK", "0"), []
 
         class Logged(Eye):
-            def segment(self, image: Image.Image, pieces: Any, is_text: bool = False) -> Any:
+            def segment(
+                self, image: Image.Image, pieces: Any, is_text: bool = False, prompt: Any = None
+            ) -> Any:
                 asked.append(pieces)
                 if len(asked) == killed_at:
                     os._exit(9)
@@ -172,7 +174,9 @@ def test_visual_chain_of_thought(tmp_path: Path) -> None:
 
 def test_captions_that_could_not_be_run_are_named(folder: Path, tmp_path: Path) -> None:
     class Short(Eye):
-        def segment(self, image: Image.Image, pieces: Any) -> tuple[np.ndarray, np.ndarray]:
+        def segment(
+            self, image: Image.Image, pieces: Any, *_: Any
+        ) -> tuple[np.ndarray, np.ndarray]:
             if len(pieces) > 2:
                 raise ModelError("longer than the context")
             return super().segment(image, pieces)

@@ -163,8 +163,10 @@ def test_the_file_of_f_lmm_there_and_back(
     assert code == 0 and f"Loaded weights from {out}, a checkpoint of F-LMM" in text, text
     on = load_file(tmp_path / "on/iter_4/model.safetensors")
     assert all(torch.equal(on[name], weight) for name, weight in trained.items())
-    code, text = run.train(str(tmp_path / "again"), f"load_from={out}", "model.refiner=None")
+    code, text = run.train(str(tmp_path / "again"), f"load_from={out}", "sam_checkpoint=None")
     assert code == 0, "parts that the run does not have are left out"
+    code, text = run.train(str(tmp_path / "no"), f"load_from={out}", "resume=True")
+    assert code == 1 and f"{out} holds weights only, there is no run to resume" in text
 
 
 def test_a_run_starts_from_an_export_and_does_not_resume_it(run: Run, tmp_path: Path) -> None:
@@ -176,7 +178,7 @@ def test_a_run_starts_from_an_export_and_does_not_resume_it(run: Run, tmp_path: 
     on = load_file(tmp_path / "on/iter_4/model.safetensors")
     assert all(torch.equal(on[name], weight.float()) for name, weight in light.items())
     code, text = run.train(str(tmp_path / "no"), f"load_from={out}", "resume=True")
-    assert code == 1 and f"{out} is an export: it holds weights only" in text
+    assert code == 1 and f"{out} holds weights only, there is no run to resume" in text
     assert f"load_from={out}" in text
 
 

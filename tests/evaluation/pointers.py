@@ -28,12 +28,18 @@ class Eye:
         self.wrong, self.say = wrong, say
         self.captions: list[tuple[tuple[str, bool], ...]] = []
         self.texts: list[bool] = []
+        self.prompts: list[str | None] = []
         self.asked: list[tuple[list[tuple[int, int]], str, int]] = []
 
     def segment(
-        self, image: Image.Image, pieces: Sequence[tuple[str, bool]], is_text: bool = False
+        self,
+        image: Image.Image,
+        pieces: Sequence[tuple[str, bool]],
+        is_text: bool = False,
+        prompt: str | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         assert image.mode == "RGB"
+        self.prompts.append(prompt)
         self.texts.append(is_text)
         self.captions.append(tuple(pieces))
         pixels = np.asarray(image).astype(int)
@@ -44,8 +50,11 @@ class Eye:
             found.append(~np.zeros_like(mask) if self.wrong and self.wrong in text else mask)
         return np.stack(found), np.full(len(found), 0.5, np.float32)
 
-    def answer(self, pictures: list[Image.Image], text: str, max_new_tokens: int) -> str:
+    def answer(
+        self, pictures: list[Image.Image], text: str, max_new_tokens: int, prefix: str = ""
+    ) -> str:
         self.asked.append(([p.size for p in pictures], text, max_new_tokens))
+        text += prefix
         return self.say(pictures, text) if self.say else "yes"
 
 

@@ -103,7 +103,9 @@ def test_real_maps(shared_data: Path) -> None:
     task = load(shared_data / "grounding" / "png")
 
     class Thirds:
-        def segment(self, image: Image.Image, pieces: Any) -> tuple[np.ndarray, np.ndarray]:
+        def segment(
+            self, image: Image.Image, pieces: Any, *_: Any
+        ) -> tuple[np.ndarray, np.ndarray]:
             mask = np.zeros((sum(n for _, n in pieces), image.height, image.width), bool)
             mask[:, image.height // 3 :] = True
             return mask, np.ones(len(mask), np.float32)

@@ -85,7 +85,7 @@ def test_nothing_and_several_things_may_be_meant(tmp_path: Path) -> None:
 
 def test_what_the_model_cannot_read_counts_as_wrong(folder: Path) -> None:
     class Short(Eye):
-        def segment(self, image: Image.Image, pieces: Any) -> Any:
+        def segment(self, image: Image.Image, pieces: Any, *_: Any) -> Any:
             if len(pieces) > 2:
                 raise ModelError("longer than the context")
             return super().segment(image, pieces)
@@ -150,7 +150,7 @@ def test_real_photos_and_a_real_pickle(shared_data: Path) -> None:
 class _Halves:
     """Always points at the left half of the picture."""
 
-    def segment(self, image: Image.Image, pieces: Any) -> tuple[np.ndarray, np.ndarray]:
+    def segment(self, image: Image.Image, pieces: Any, *_: Any) -> tuple[np.ndarray, np.ndarray]:
         mask = np.zeros((sum(named for _, named in pieces), image.height, image.width), bool)
         mask[:, :, : image.width // 2] = True
         return mask, np.ones(len(mask), np.float32)

@@ -48,7 +48,7 @@ def folder(tmp_path: Path) -> Path:
 
 def said(pictures: list[Any], text: str) -> str:
     if text.endswith(THOUGHT):
-        return f"{THOUGHT} the green block" if "green" in text else "the red block."
+        return " the green block" if "green" in text else "the red block."
     return "Block" if "green" in text else "There are two of them"
 
 
@@ -58,8 +58,10 @@ def test_first_the_object_then_a_crop_then_the_answer(folder: Path) -> None:
     found = load(folder / "cub.json", image_folder=folder).run(key, eye)
     thinking, answering = eye.asked
     assert thinking[0] == [SIZE] and thinking[2] == 16
-    assert thinking[1].startswith("What is green? First think which object")
-    assert eye.captions == [((THOUGHT, False), (" the green block", True))]
+    assert thinking[1].startswith("What is green?First think which object")
+    assert not thinking[1].endswith(THOUGHT), "the answer begins with it, not the question's end"
+    assert eye.captions == [((f" {THOUGHT}", False), (" the green block", True))]
+    assert eye.prompts == [f"<image>{thinking[1]}"]
     left, top, right, bottom = BOXES["green"]
     assert answering[0] == [SIZE, (right - left + 2, bottom - top)], "14 px are widened to 16"
     assert "the whole image, the image region" in answering[1] and answering[2] == 32
@@ -119,7 +121,7 @@ def test_scores_and_the_files_for_the_judge(folder: Path) -> None:
 
 def test_what_the_model_cannot_do_is_named_and_counts_as_wrong(folder: Path) -> None:
     class Short(Eye):
-        def segment(self, image: Any, pieces: Any) -> Any:
+        def segment(self, image: Any, pieces: Any, **options: Any) -> Any:
             raise ModelError("longer than the context")
 
     task = load(folder / "gqa.json")

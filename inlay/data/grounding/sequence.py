@@ -92,6 +92,20 @@ class SequenceBuilder:
             self._instruction = check_template(template)["INSTRUCTION"]
         self._prompts: dict[tuple[ImagePlan, ...], np.ndarray] = {}
 
+    def with_prompt(self, prompt: str) -> SequenceBuilder:
+        """Return a builder that differs in its prompt alone.
+
+        Raises:
+            ConfigError: no picture in the prompt.
+        """
+        return SequenceBuilder(
+            self.tokenizer,
+            self.image_processor,
+            template=self.template,
+            prompt=prompt,
+            max_length=self.max_length,
+        )
+
     def build(
         self,
         sizes: Size | Sequence[Size],

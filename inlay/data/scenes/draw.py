@@ -227,7 +227,7 @@ def _heart() -> list[tuple[float, float]]:
 _C = 0.32
 _L = math.sqrt(1 - _C * _C)
 _S = math.sqrt(0.5)
-_OUTLINES = {
+_OUTLINES: dict[str, list[tuple[float, float]]] = {
     "square": [(-_S, -_S), (_S, -_S), (_S, _S), (-_S, _S)],
     "triangle": _regular(3, (1.0,)),
     "star": _regular(10, (1.0, 0.42)),

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inlay.core.errors import ConfigError, ModelError
@@ -76,7 +75,7 @@ class Refiner(nn.Module):
         self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(-1, 1, 1), False)
         # Few tokens attend or are attended to: fused kernels only lose time there.
-        sam.mask_decoder.config._attn_implementation = "sdpa"
+        sam.mask_decoder.config._attn_implementation = "eager"
         for module in sam.mask_decoder.transformer.modules():
             if isinstance(module, nn.LayerNorm):
                 module.eps = NORM_EPS

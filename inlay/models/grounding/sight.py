@@ -36,6 +36,25 @@ class Sight:
         named = self.masks >= 0
         return Sight(self.maps, self.canvas, self.hidden[:, named], self.masks[named])
 
+    def to(self, device: torch.device) -> Sight:
+        """Return it on a device."""
+        tensors = (self.maps, self.hidden, self.masks)
+        maps, hidden, masks = (tensor.to(device) for tensor in tensors)
+        return Sight(maps, self.canvas, hidden, masks)
+
+
+def picture_maps(lmm: Adapter, columns_MCK: Tensor, views: Sequence[View]) -> tuple[Tensor, Box]:
+    """Return the maps of masks and what they cover, channels as mask heads of ``lmm`` have them.
+
+    Args:
+        columns_MCK: attention at the picture's image tokens.
+    """
+    maps, canvas = assemble(columns_MCK, views)
+    if lmm.levels_by_layer:
+        layers = maps.unflatten(1, (-1, lmm.num_map_layers, lmm.num_heads))
+        maps = layers.transpose(1, 2).flatten(1, 3)
+    return maps, canvas
+
 
 def look(
     lmm: Adapter,
@@ -71,10 +90,7 @@ def look(
     sights = []
     for first, target, span in zip(firsts, targets, spans, strict=True):
         own_maps = seen.maps[first : first + target.num_masks, :, : _num_tokens(target)]
-        maps, canvas = assemble(own_maps, target.views)
-        if lmm.levels_by_layer:
-            layers = maps.unflatten(1, (-1, lmm.num_map_layers, lmm.num_heads))
-            maps = layers.transpose(1, 2).flatten(1, 3)
+        maps, canvas = picture_maps(lmm, own_maps, target.views)
         mine = _inside(caption_rows, span)
         numbers = masks[mine]
         numbers = torch.where(numbers >= 0, numbers - first, -1)

@@ -157,7 +157,7 @@ def test_equals_the_loop_over_masks(
     refiner = refiner_of(sam, use_text=use_text, **settings)
     with torch.no_grad():
         fine = refiner(refiner.embed(pictures()), coarse_logits(), text, SIZES)
-        assert_close(fine, looped(sam, text, **settings), 1e-5)
+        assert_close(fine, looped(sam, text, **settings), 3e-5)
 
 
 def test_padding_of_text_changes_nothing(sam: Any) -> None:
