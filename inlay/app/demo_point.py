@@ -14,7 +14,7 @@ from inlay.app.demo_scenes import MODEL, open_with
 from inlay.app.grounder import REFINER, SHIPPED_GROUNDER, open_grounder
 from inlay.app.train import TrainOptions, train
 from inlay.chat.grounder import Grounder
-from inlay.chat.overlay import colour_words, draw, palette
+from inlay.chat.overlay import colour_words, draw, enlarged, palette
 from inlay.config.load import load_config
 from inlay.data.grounding.phrases import cut_caption
 from inlay.data.scenes.build import Example, example, write
@@ -29,8 +29,6 @@ ROWS = 5200
 """Rows to draw; those of crowded scenes have no caption."""
 SPLIT, SEED, SCENES, PICTURE = "pairs", 4, 24, 1
 """Held-out scenes that are counted over, and the number of the one that is drawn."""
-ENLARGED = 5
-"""Times that the picture of the masks is as large as the scene."""
 
 
 def point(folder: Path, console: Console) -> int:
@@ -95,11 +93,9 @@ def show(grounder: Grounder, scene: Example, path: Path, console: Console) -> No
     """Write a scene with its masks to ``path``, and print its caption in their colours."""
     text, phrases = caption(scene.scene)
     masks, _ = ground(grounder, scene)
-    picture = draw_scene(scene.scene)
-    large = picture.resize((ENLARGED * picture.width, ENLARGED * picture.height))
-    masks = masks.repeat(ENLARGED, 1).repeat(ENLARGED, 2)
     colours = palette(len(phrases))
-    draw(large, masks, colours, [text[p.start : p.end] for p in phrases]).save(path)
+    labels = [text[p.start : p.end] for p in phrases]
+    draw(*enlarged(draw_scene(scene.scene), masks), colours, labels).save(path)
     console.print(colour_words(text, [(p.start, p.end) for p in phrases], colours))
     console.print(f"its masks are in [bold]{path}[/]:  {open_with(path)}\n")
 

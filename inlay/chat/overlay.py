@@ -33,6 +33,7 @@ _XYZ = ((0.4124, 0.3576, 0.1805), (0.2126, 0.7152, 0.0722), (0.0193, 0.1192, 0.9
 _WHITE = (0.9505, 1.0, 1.089)
 _FILL = 0.5
 _PX_PER_LINE = 320
+_LEAST_SIDE = 400
 
 
 def palette(count: int) -> list[Colour]:
@@ -72,6 +73,14 @@ def _perceived(colours_N3: NDArray[np.int_]) -> NDArray[np.float64]:
     x, y, z = (linear @ np.array(_XYZ).T / np.array(_WHITE)).T
     f_x, f_y, f_z = (np.where(v > 0.008856, np.cbrt(v), 7.787 * v + 16 / 116) for v in (x, y, z))
     return np.stack([116 * f_y - 16, 500 * (f_x - f_y), 200 * (f_y - f_z)], -1)
+
+
+def enlarged(image: Image, masks_MHW: NDArray[np.bool_]) -> tuple[Image, NDArray[np.bool_]]:
+    """Return a picture and its masks a whole number of times as large, where it is too small for
+    outlines and a legend."""
+    times = max(1, _LEAST_SIDE // max(image.size))
+    large = image.resize((times * image.width, times * image.height))
+    return large, masks_MHW.repeat(times, 1).repeat(times, 2)
 
 
 def draw(

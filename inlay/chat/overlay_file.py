@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from inlay.chat.overlay import draw, palette
+from inlay.chat.overlay import draw, enlarged, palette
 from inlay.core.errors import DataError, did_you_mean
 from inlay.core.io import write_bytes
 
@@ -80,8 +80,8 @@ def write_overlay(
     phrases: Sequence[str],
     scores: NDArray[np.float32],
 ) -> None:
-    """Draw masks over a picture, with a legend of phrases and scores, in the colours of
-    ``palette``.
+    """Draw masks over a picture (enlarged if it is small), with a legend of phrases and scores, in
+    the colours of ``palette``.
 
     Args:
         path: from ``overlay_path``; folders above it are made.
@@ -92,7 +92,7 @@ def write_overlay(
         DataError: it cannot be written.
     """
     labels = [f"{phrase} {score:.2f}" for phrase, score in zip(phrases, scores, strict=True)]
-    drawn = draw(image, masks, palette(len(labels)), labels)
+    drawn = draw(*enlarged(image, masks), palette(len(labels)), labels)
     buffer = io.BytesIO()
     drawn.save(buffer, FORMATS[path.suffix.lower()])
     try:

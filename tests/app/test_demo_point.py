@@ -64,7 +64,7 @@ def test_the_third_act_runs_and_draws_its_masks(
     text = console.export_text()
     assert str(folder / "masks.png") in text and "mean IoU over 2 scenes" in text
     with Image.open(folder / "masks.png") as drawn:
-        assert drawn.width == 480 and len(np.unique(np.asarray(drawn))) > 20
+        assert drawn.width == 384 and len(np.unique(np.asarray(drawn))) > 20
     (checkpoint,) = (folder / "run").glob("iter_*")
     assert open_grounder(str(folder / "model"), str(checkpoint)).model is not None
 

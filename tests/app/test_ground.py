@@ -57,7 +57,7 @@ def test_a_checkpoint_points(
         area = f"{100 * len(x) / mask.size:.1f}"
         assert [*phrase.split(), f"{score:.2f}", area, *box.split()] in rows
     assert ["overlay:", "scene_grounded.png"] in rows and ["masks:", "masks.json"] in rows
-    assert Image.open("scene_grounded.png").width == 130
+    assert Image.open("scene_grounded.png").width == 3 * 130, "a small picture is enlarged"
     assert (here / "scene.png").read_bytes() == before
 
 
