@@ -20,7 +20,7 @@ MODEL = str(Path(inlay.__file__).parent / "app" / "demo_data" / "tiny_vlm")
 def _config() -> Any:
     """The recipe of the tiny VLM, smaller and without a refiner."""
     overrides = [f"pretrained_model_name_or_path={MODEL}", "sam_checkpoint=None", "base_channels=8"]
-    return load_config("tiny_vlm_grounding_scenes_e2", overrides)
+    return load_config("tiny_vlm_grounding_scenes_e1", overrides)
 
 
 def tiny_grounder(**settings: Any) -> Grounder:

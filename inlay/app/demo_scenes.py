@@ -24,7 +24,7 @@ RECIPE = "tiny_vlm_full_demo_e1"
 MODEL = "tiny_vlm"
 ROWS, REMINDERS = 1300, 700
 """Rows with the new shape, and rows without, so that nothing is forgotten."""
-HELD_OUT, PICTURE = 2, 0
+HELD_OUT, PICTURE = 2, 156
 """Seed of the scenes that are held out, and the number of the one that the questions show."""
 QUESTIONS = (
     "describe the picture.",
@@ -32,7 +32,7 @@ QUESTIONS = (
     "what is above the yellow heart?",
     "how many hearts are there?",
 )
-SCENES = 8
+SCENES = 16
 """Held-out scenes that are counted over, besides."""
 
 

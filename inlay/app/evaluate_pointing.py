@@ -121,7 +121,15 @@ def leave_processes() -> None:
 
 
 def own_device() -> str | None:
-    """Return the GPU of this process among several, None for the default."""
+    """Take a GPU for this process among several and return its name; None without any.
+
+    It becomes the default, or every process would load its model through the first GPU. More
+    processes than GPUs share them.
+    """
     import torch
 
-    return f"cuda:{dist.local_rank()}" if torch.cuda.is_available() else None
+    if not torch.cuda.is_available():
+        return None
+    device = f"cuda:{dist.local_rank() % torch.cuda.device_count()}"
+    torch.cuda.set_device(device)
+    return device

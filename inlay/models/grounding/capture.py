@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -58,6 +58,11 @@ class Grounded:
                 "expected one or more tokens, each with batch, row and mask: found "
                 f"{len(self.batch)}, {len(self.rows)} and {len(self.masks)}"
             )
+
+    def cpu(self) -> Grounded:
+        """Return it on the CPU."""
+        names = ("batch", "rows", "masks", "columns")
+        return replace(self, **{name: getattr(self, name).cpu() for name in names})
 
 
 @dataclass
@@ -127,7 +132,7 @@ class _GroundedRows:
 
     def attention(self, layer: int, call: AttentionCall) -> None:
         if self.maps is None:
-            self.groups = _groups(self.grounded, call)
+            self.groups = _groups(self.grounded.cpu(), call)
             masks, columns = self.grounded.columns.shape
             shape = (masks, len(self.layers), call.query.shape[1], columns)
             self.maps = torch.zeros(shape, dtype=torch.float32, device=call.query.device)
@@ -156,20 +161,24 @@ class _GroundedRows:
 
 
 def _groups(grounded: Grounded, call: AttentionCall) -> list[_Group]:
-    """Sort the tokens that name masks by the keys that they see."""
+    """Sort the tokens that name masks by the keys that they see.
+
+    Args:
+        grounded: on the CPU, since every value of it that is asked for on a GPU is waited for.
+    """
+    _require_inside(grounded, call)
     device, keys = call.query.device, call.key.shape[2]
     named = (grounded.masks >= 0).nonzero(as_tuple=True)[0]
-    named = named[grounded.masks[named].argsort(stable=True)].cpu()
-    batch, rows, masks = (x.cpu()[named] for x in (grounded.batch, grounded.rows, grounded.masks))
-    columns = grounded.columns.cpu()
-    _require_inside(grounded, call)
+    named = named[grounded.masks[named].argsort(stable=True)]
+    batch, rows, masks = (x[named] for x in (grounded.batch, grounded.rows, grounded.masks))
+    columns = grounded.columns
     if call.doc_starts is None:
         sequences, spans = batch, [(0, keys)] * call.query.shape[0]
     else:
         borders = call.doc_starts.cpu().long()
         sequences = torch.bucketize(rows, borders[1:-1], right=True)
         spans = list(pairwise(borders.tolist()))
-    groups = []
+    groups, found = [], []
     for sequence in sequences.unique().tolist():
         here = sequences == sequence
         start, stop = spans[sequence]
@@ -185,7 +194,8 @@ def _groups(grounded: Grounded, call: AttentionCall) -> list[_Group]:
         )
         places = (own - start).clamp(min=0).to(device)
         groups.append(_Group(queries, numbers.to(device), counts.tolist(), places))
-    require_each_once([group.masks for group in groups], len(columns))
+        found.append(numbers)
+    require_each_once(found, len(columns))
     return groups
 
 

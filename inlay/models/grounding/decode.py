@@ -88,7 +88,8 @@ class _Steps:
         gone = max(0, self.lengths[layer] - keys)
         if gone:
             say_window(self.name, call.window)
-        columns = self.columns.to(call.key.device) - gone
+        self.columns = self.columns.to(call.key.device)
+        columns = self.columns - gone
         row_HK = row_H1N[:, 0].index_select(1, columns.clamp(min=0))
         self.step.append(row_HK.masked_fill_(columns < 0, 0.0))
         if layer == self.layers[-1]:
@@ -96,7 +97,8 @@ class _Steps:
             self.step.clear()
 
     def hidden(self, layer: int, states: Tensor) -> None:
-        self.states[layer].append(states[0] if states.shape[1] == 1 else states[0, :0])
+        # Of the prompt nothing is kept: not even a view, which would hold all of its states.
+        self.states[layer].append(states[0] if states.shape[1] == 1 else states[0, :0].clone())
 
     def result(self) -> tuple[Tensor, Tensor, tuple[int, ...]]:
         if set(self.lengths) != set(self.layers):

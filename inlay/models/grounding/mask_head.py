@@ -123,7 +123,8 @@ class UNetHead(nn.Module):
             x = enlarge(x, self.upsample_input)
         h, w = x.shape[-2:]
         multiple = 2 ** len(self.decoder)
-        x = F.pad(x, (0, -w % multiple, 0, -h % multiple))
+        padding = (0, -w % multiple, 0, -h % multiple)
+        x = F.pad(x, padding) if any(padding) else x  # all zero, it would still be a copy
         skips = []
         for stage in self.encoder:
             x = stage(x)

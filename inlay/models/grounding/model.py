@@ -258,7 +258,10 @@ class FrozenGrounding(nn.Module):
         found = []
         for sight in sights:
             projected = self.text_proj(self.layer_mean(sight.hidden))
-            found += [projected[sight.masks == m] for m in range(len(sight.maps))]
+            # In the order of their masks, those of none first: a GPU is waited for once.
+            ordered = projected.index_select(0, sight.masks.argsort(stable=True))
+            counts = torch.bincount(sight.masks.cpu() + 1, minlength=len(sight.maps) + 1)
+            found += ordered.split(counts.tolist())[1:]
         return found
 
     def _embeddings(

@@ -63,7 +63,8 @@ def pick_heads(
     votes = ((ranks < VOTES) & entropy_MC.isfinite()).sum(0).tolist()
     scatter = entropy_MC.nan_to_num(posinf=1e4).mean(0).tolist()
     order = sorted(range(len(votes)), key=lambda c: (-votes[c], round(scatter[c], 4)))
-    return tuple(int(candidates[c]) for c in order if votes[c])[:num_heads]
+    heads = candidates.tolist()
+    return tuple(heads[c] for c in order if votes[c])[:num_heads]
 
 
 def point(

@@ -123,7 +123,10 @@ class Refiner(nn.Module):
         Raises:
             ModelError: another size.
         """
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_encoder):
+        trains = torch.is_grad_enabled() and not self.freeze_encoder
+        # transformers' SAM makes indices without a device: each would be copied to a GPU, layer by
+        # layer, and waited for.
+        with torch.set_grad_enabled(trains), self.pixel_mean.device:
             return [self._encode(self._pixels(picture)) for picture in pictures]
 
     def forward(
@@ -226,8 +229,9 @@ class Refiner(nn.Module):
     def _boxes(self, masks: Tensor, size: Size) -> Tensor:
         """Boxes of masks ``[M, H, W]`` in px of SAM's input, float32 ``[M, 4]``."""
         height, width = self.input_size(size)
-        scale = torch.tensor([width / size[0], height / size[1]] * 2, dtype=torch.float64)
-        return (boxes_around(masks) * scale.to(masks.device)).float()
+        boxes = boxes_around(masks).double()
+        x, y = boxes[:, 0::2] * (width / size[0]), boxes[:, 1::2] * (height / size[1])
+        return torch.stack([x, y], dim=-1).flatten(1).float()
 
     def _picture_positions(self) -> Tensor:
         """Position encoding of the picture's grid, float32 ``[1, C, h, w]``."""

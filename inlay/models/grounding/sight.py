@@ -33,7 +33,7 @@ class Sight:
 
     def named(self) -> Sight:
         """Return it without the tokens that name no mask."""
-        named = self.masks >= 0
+        named = (self.masks >= 0).nonzero(as_tuple=True)[0]
         return Sight(self.maps, self.canvas, self.hidden[:, named], self.masks[named])
 
     def to(self, device: torch.device) -> Sight:
@@ -91,7 +91,7 @@ def look(
     for first, target, span in zip(firsts, targets, spans, strict=True):
         own_maps = seen.maps[first : first + target.num_masks, :, : _num_tokens(target)]
         maps, canvas = picture_maps(lmm, own_maps, target.views)
-        mine = _inside(caption_rows, span)
+        mine = _inside(caption_rows, span).nonzero(as_tuple=True)[0]
         numbers = masks[mine]
         numbers = torch.where(numbers >= 0, numbers - first, -1)
         sights.append(Sight(maps, canvas, seen.hidden[:, mine], numbers))

@@ -15,6 +15,5 @@ data_root = "point"
 pretrained_model_name_or_path = data_root + "/model"
 sam_checkpoint = data_root + "/sam"
 freeze_sam_encoder = True
-max_epochs = 1
 warmup_ratio = 0.1
 save_steps = 1000
