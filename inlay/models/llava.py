@@ -238,6 +238,8 @@ class LLaVAModel(nn.Module):
             if images is None:
                 return self.llm.generate(input_ids=ids, attention_mask=mask, **kwargs)
             images = {name: value.to(self.device) for name, value in images.items()}
+            if image_positions is not None:
+                image_positions = image_positions.to(self.device)
             embeds = self.embed(ids, images, image_positions)
             # The ids serve repetition penalties and the streamer; the first step uses the vectors.
             known = ids.clamp(max=self.llm.get_input_embeddings().weight.shape[0] - 1)

@@ -240,6 +240,7 @@ class VisionFinetune(nn.Module):
                 images = {name: value.to(self.device) for name, value in images.items()}
                 if image_positions is None:
                     image_positions = positions_of(self.image_token_id, ids)
+                image_positions = image_positions.to(self.device)
             starts = torch.tensor([0, ids.shape[1]], device=self.device)
             row = PictureRow(ids, starts, images, image_positions)
             return self.llm.generate(

@@ -16,6 +16,7 @@ from test_generic import to_look
 from tiny_grounding import Setup, deepseek, llava_next
 from tiny_sam import tiny_sam2
 
+from inlay.app.evaluate_pointing import own_device
 from inlay.core.types import Batch
 from inlay.engine.parallel.single import SingleDevice
 from inlay.models import FeatureCache, FrozenGrounding, GenericAdapter, Sam2Refiner, VisionFinetune
@@ -26,7 +27,7 @@ from inlay.models.grounding.pointing import pick_heads, point
 from inlay.models.grounding.sight import look
 
 WAITS = 40
-"""Most waits for the GPU in a step of three samples, two of them in the language model."""
+"""Most waits for a GPU in a step of three samples, but for those inside of the frozen model."""
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def moved(setup: Setup, **settings: Any) -> FrozenGrounding:
 def test_a_tensor_of_the_gpu_meets_none_of_the_cpu(gpu: PretendGPU) -> None:
     there, here = torch.arange(3.0, device="cuda"), torch.arange(3.0)
     assert there.device == GPU and there.is_cuda and here.device.type == "cpu"
-    for made in (there * 2, here.to("cuda"), there[:1], there.new_zeros(2), [*there.split(1)][0]):
+    for made in (there * 2, here.to("cuda"), there[:1], there.new_zeros(2), there.split(1)[0]):
         assert made.device == GPU
     assert not on_gpu(there.cpu()) and torch.equal(there.cpu(), here)
     assert (there + torch.tensor(1.0)).tolist() == [1.0, 2.0, 3.0], "a number may be anywhere"
@@ -77,7 +78,7 @@ def test_a_tensor_of_the_gpu_meets_none_of_the_cpu(gpu: PretendGPU) -> None:
         lambda: there.index_select(0, torch.tensor([1])),
         lambda: torch.nn.functional.linear(here, there[None]),
     ):
-        with pytest.raises(RuntimeError, match="same device|should be on the CPU"):
+        with pytest.raises(RuntimeError, match=r"same device|should be on the CPU"):
             mixed()
     with pytest.raises(TypeError, match="numpy"):
         there.numpy()
@@ -144,19 +145,17 @@ def test_with_other_parts(tiny: Setup, gpu: PretendGPU, settings: dict[str, Any]
 
 
 def test_more_words_and_masks_cost_no_more_waits(tiny: Setup, gpu: PretendGPU) -> None:
-    """Neither do layers of SAM, nor pixels."""
+    """Neither do layers of SAM: there are none in it."""
     model, waits = moved(tiny).train(), []
-    for sizes in ([(64, 64)], [(60, 151)]):
-        cases = tiny.cases(sizes)
-        if len(waits):
-            cases = tiny.cases([*sizes, (64, 64), (90, 80)])[2:]
-            assert len(cases[0].masks) == 3
-        inputs = tiny.batch(cases).to("cuda", non_blocking=True).inputs
+    one, three = tiny.cases()[1:]
+    assert (len(one.masks), len(three.masks)) == (1, 3)
+    for case in (one, three):
+        inputs = tiny.batch([case]).to("cuda", non_blocking=True).inputs
         gpu.waits.clear()
         model(**inputs)
         waits.append(gpu.waits.total())
         assert not [line for line in gpu.waits if "/sam" in line or "mask_head" in line]
-    assert waits[0] == waits[1]
+    assert waits[1] <= waits[0] + 1, "the lengths of phrases, where they differ"
 
 
 def test_an_update(tiny: Setup, gpu: PretendGPU) -> None:
@@ -288,6 +287,19 @@ def test_of_a_prompt_nothing_is_kept_while_an_answer_is_written() -> None:
     steps.hidden(0, torch.randn(1, 50, 32))
     steps.hidden(0, torch.randn(1, 1, 32))
     assert [x.untyped_storage().nbytes() for x in steps.states[0]] == [0, 4 * 32]
+
+
+def test_processes_of_one_machine_share_its_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each loads its model where it will run, not all of them through the first GPU."""
+    taken: list[str] = []
+    assert torch.cuda.is_available() or own_device() is None
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    for rank in range(3):
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        assert own_device() == f"cuda:{rank % 2}"
+    assert taken == ["cuda:0", "cuda:1", "cuda:0"]
 
 
 def test_pointing_without_training(tiny: Setup, gpu: PretendGPU) -> None:
