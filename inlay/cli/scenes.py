@@ -23,5 +23,5 @@ def run(args: argparse.Namespace) -> int:
     for path in make_scenes(Path(args.out_dir), args.count, args.seed):
         print(f"Wrote {path}")
     options = f"data_root={args.out_dir}"
-    print(f"Train: inlay train tiny_vlm_full_scenes_e6 --cfg-options {options}")
+    print(f"Train: inlay train tiny_vlm_full_scenes_e10 --cfg-options {options}")
     return 0

@@ -19,7 +19,7 @@ from inlay.evaluation.ask import ask
 from inlay.evaluation.scenes import SceneTask
 
 SHIPPED = Path(__file__).resolve().parents[2] / "inlay" / "app" / "demo_data" / MODEL
-LEAST = {"seen": 0.6, "pairs": 0.4, "relations": 0.45}
+LEAST = {"seen": 0.7, "pairs": 0.7, "relations": 0.7}
 """Share of right answers; ``benchmarks/tiny_vlm.py`` measures it on more scenes."""
 
 
@@ -41,7 +41,7 @@ def test_the_shipped_model_sees_combinations_that_it_was_never_shown(split: str)
 
     seen = accuracy(False)
     assert seen >= LEAST[split]
-    assert accuracy(True) < seen - 0.15, "without its picture a question is a guess"
+    assert accuracy(True) < seen - 0.3, "without its picture a question is a guess"
 
 
 def test_the_second_act_runs_and_its_export_says_the_same(
@@ -89,7 +89,7 @@ def test_the_folder_holds_what_the_questions_are_about(
     assert load_config(str(config)).data_path == str(tmp_path / "eyes" / "train.jsonl")
     pixels = np.asarray(Image.open(tmp_path / "eyes" / "heart.png").convert("RGB"), np.int16)
     is_yellow = np.abs(pixels - np.array(COLOURS["yellow"])).max(axis=2) <= 20
-    assert is_yellow.sum() > 100
+    assert is_yellow.sum() > 60
 
 
 def test_the_commands_to_go_on_with_name_the_files() -> None:

@@ -14,7 +14,7 @@ from inlay.core.errors import InlayError
 from inlay.data.scenes.build import SPLITS, row
 from inlay.data.scenes.words import scene_tokenizer
 
-RECIPE = "tiny_vlm_full_scenes_e6"
+RECIPE = "tiny_vlm_full_scenes_e10"
 
 
 def test_the_recipe_trains_on_what_the_command_writes(

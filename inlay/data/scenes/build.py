@@ -128,11 +128,12 @@ def row(split: str, seed: int, index: int) -> tuple[dict[str, Any], Scene]:
     turns = [(q.text, q.answer) for q in made.questions]
     rng = random.Random(f"{split}/{seed}/{index}/turns")
     scene, lot = made.scene, rng.random()
-    if lot < _LAYOUT_SHARE:
+    crowded = 0.0 if split == "twist" else _LAYOUT_SHARE  # a crowd shows nothing new
+    if lot < crowded:
         what = rng.choice(list(LAYOUT_REQUESTS))
         scene, text, phrases = crowd(rng, what), "", []
         turns = [(LAYOUT_REQUESTS[what], layout(scene, what))]
-    elif lot < _LAYOUT_SHARE + _CAPTION_SHARE or not turns:
+    elif lot < crowded + _CAPTION_SHARE or not turns:
         turns = [(CAPTION_REQUEST, text)]
     spoken = []
     for number, (question, answer) in enumerate(turns):
