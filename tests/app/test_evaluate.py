@@ -99,7 +99,7 @@ def test_an_answer_that_the_model_would_give(lm: Path, monkeypatch: pytest.Monke
     answer = Answerer(open_model(str(lm)))
     said = answer([], "Is it?", 6)
     assert answer.score([], "Is it?", "yes")[0] > 0 and answer([], "Is it?", 6) == said
-    monkeypatch.setattr(answer.session, "reply", lambda text, images: "yes ")
+    monkeypatch.setattr(answer.session, "reply", lambda text, **_: "yes ")
     assert answer.score([], "Is it?", " yes")[1] and not answer.score([], "Is it?", " no")[1]
     with pytest.raises(ModelError, match="reads text only"):
         answer.score([Image.new("RGB", (4, 4))], "Is it?", "yes")
