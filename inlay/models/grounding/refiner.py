@@ -8,6 +8,7 @@ decoder are trained.
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,7 +34,7 @@ NORM_EPS = 1e-5
 """Of the mask decoder's transformer, in both originals; transformers' SAM has 1e-6."""
 
 
-class Refiner(nn.Module):
+class Refiner(nn.Module, ABC):
     """What SAM and SAM 2 have in common; see ``SamRefiner`` and ``Sam2Refiner``.
 
     Args:
@@ -102,13 +103,13 @@ class Refiner(nn.Module):
             digest.update(flat.view(torch.uint8).numpy().data)
         return digest.hexdigest()[:16]
 
+    @abstractmethod
     def input_size(self, size: Size) -> Size:
         """Return the height and width that a picture has inside of SAM's square, in px.
 
         Args:
             size: width and height of the picture, in px.
         """
-        raise NotImplementedError
 
     def embed(self, pictures: Sequence[Tensor]) -> list[dict[str, Tensor]]:
         """Encode pictures, one after the other: the bits do not depend on the batch.
@@ -170,16 +171,17 @@ class Refiner(nn.Module):
         """Everything that the picture embeddings depend on."""
         return dict(self.sam.vision_encoder.named_parameters())
 
+    @abstractmethod
     def _fit(self, pixels: Tensor) -> Tensor:
         """Bring ``[1, 3, h, w]`` to SAM's square."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _encode(self, pixels: Tensor) -> dict[str, Tensor]:
-        raise NotImplementedError
+        """Return the embeddings of a square ``[1, 3, S, S]``, without the axis of pictures."""
 
+    @abstractmethod
     def _decode(self, owners: Sequence[dict[str, Tensor]], sparse: Tensor, dense: Tensor) -> Tensor:
         """Return logits ``[M, 1, candidates, h, w]``; ``owners`` are embeddings, mask by mask."""
-        raise NotImplementedError
 
     def _pixels(self, picture: Tensor) -> Tensor:
         """Return float32 ``[1, 3, S, S]``, normalised."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from inlay.models.grounding.recording import layers_with_rows
 SAMPLED_VALUES = 64
 
 
-class Adapter(nn.Module):
+class Adapter(nn.Module, ABC):
     """A frozen multimodal model, always in eval mode, that shows where its words look.
 
     A subclass says how the model runs (``run``) and how it writes (``generate``).
