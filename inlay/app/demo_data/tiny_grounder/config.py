@@ -19,17 +19,17 @@ from inlay.engine.hooks import (
 from inlay.models import FrozenGrounding, GenericAdapter, SamRefiner, UNetHead
 
 _resolved_ = True
-data_root = "scenes"
-pretrained_model_name_or_path = "tiny_vlm"
-sam_checkpoint = "scenes/sam"
+data_root = 'scenes'
+pretrained_model_name_or_path = 'tiny_vlm'
+sam_checkpoint = 'scenes/sam'
 freeze_sam_encoder = False
 base_channels = 16
 upsample_input = 24
-merge = "mean"
-data_path = "scenes/train.jsonl"
-image_folder = "scenes/images"
+merge = 'mean'
+data_path = 'scenes/train.jsonl'
+image_folder = 'scenes/images'
 prompt_template = None
-prompt = "<image>\ndescribe the picture."
+prompt = '<image>\ndescribe the picture.'
 max_length = 512
 picture_size = 96
 batch_size = 16
@@ -41,41 +41,41 @@ lr = 0.002
 betas = (0.9, 0.999)
 weight_decay = 0.01
 max_norm = 1
-precision = "float32"
+precision = 'float32'
 warmup_ratio = 0.03
 save_steps = 5000
 save_total_limit = 2
 tokenizer = dict(
     type=AutoTokenizer.from_pretrained,
-    pretrained_model_name_or_path="tiny_vlm",
-    padding_side="right",
+    pretrained_model_name_or_path='tiny_vlm',
+    padding_side='right',
 )
 image_processor = dict(
     type=SquareImageProcessor,
     tokenizer=tokenizer,
-    visual_encoder="tiny_vlm/visual_encoder",
+    visual_encoder='tiny_vlm/visual_encoder',
     pixel_shuffle_factor=2,
 )
-sam = dict(type=SamRefiner.from_pretrained, checkpoint="scenes/sam", freeze_encoder=False)
+sam = dict(type=SamRefiner.from_pretrained, checkpoint='scenes/sam', freeze_encoder=False)
 model = dict(
     type=FrozenGrounding,
     lmm=dict(
         type=GenericAdapter.from_pretrained,
-        pretrained_model_name_or_path="tiny_vlm",
+        pretrained_model_name_or_path='tiny_vlm',
         dtype=float32,
     ),
     image_processor=image_processor,
     mask_head=dict(type=UNetHead, base_channels=16, upsample_input=24),
     refiner=sam,
-    merge="mean",
+    merge='mean',
 )
 train_dataset = dict(
     type=GroundingDataset,
-    sources=[dict(type=PhraseSet, path="scenes/train.jsonl", image_folder="scenes/images")],
+    sources=[dict(type=PhraseSet, path='scenes/train.jsonl', image_folder='scenes/images')],
     tokenizer=tokenizer,
     image_processor=image_processor,
     template=None,
-    prompt="<image>\ndescribe the picture.",
+    prompt='<image>\ndescribe the picture.',
     max_length=512,
     picture_size=96,
 )
@@ -86,8 +86,8 @@ optim_wrapper = dict(
     optimizer=dict(type=AdamW, lr=0.002, betas=(0.9, 0.999), weight_decay=0.01),
     clip_grad=dict(max_norm=1),
     accumulative_counts=1,
-    loss_scale="dynamic",
-    dtype="float32",
+    loss_scale='dynamic',
+    dtype='float32',
 )
 param_scheduler = [
     dict(
@@ -116,9 +116,9 @@ default_hooks = dict(
     checkpoint=dict(type=CheckpointHook, by_epoch=False, interval=5000, max_keep_ckpts=2),
     sampler_seed=dict(type=DistSamplerSeedHook),
 )
-env_cfg = dict(cudnn_benchmark=False, dist_cfg=dict(backend="nccl"))
+env_cfg = dict(cudnn_benchmark=False, dist_cfg=dict(backend='nccl'))
 visualizer = None
-log_level = "INFO"
+log_level = 'INFO'
 load_from = None
 resume = False
 randomness = dict(seed=0, deterministic=False)
