@@ -106,9 +106,9 @@ def rank_main(rank: int, port: int, folder: Path) -> None:
     if rank == 1:
         item = loader.dataset.item
 
-        def slow(index: int, seed: int) -> Any:
+        def slow(index: int, seed: int, epoch: int = 0) -> Any:
             time.sleep(0.03)
-            return item(index, seed)
+            return item(index, seed, epoch)
 
         loader.dataset.item = slow
     runner.strategy = DataParallel(torch.device("cpu"))

@@ -34,11 +34,13 @@ from inlay.data.scenes.language import (
     CAPTION_REQUEST,
     HELD_OUT_PAIRS,
     LAYOUT_REQUESTS,
+    NAMING_REQUEST,
     PAIRS,
     Pair,
     Question,
     caption,
     layout,
+    naming,
     questions,
     shows_held_out_relation,
 )
@@ -54,6 +56,7 @@ _COUNTS = (1, 2, 3, 3, 4, 4)
 _CROWD = (6, 16)
 _LAYOUT_SHARE = 0.35
 _CAPTION_SHARE = 0.15
+_NAMING_SHARE = 0.1
 _APART = 60.0
 """Distance in RGB from which on a tone is not taken for a colour's."""
 
@@ -120,8 +123,9 @@ def _pairs(rng: random.Random, count: int) -> list[Pair]:
 def row(split: str, seed: int, index: int) -> tuple[dict[str, Any], Scene]:
     """Return an example as a row of a data set, and its scene.
 
-    A row asks for the caption, or one question after the other; or it asks to read a crowded scene,
-    which has neither caption nor phrases.
+    A row asks for the caption, for some things by name, or one question after the other; or it asks
+    to read a crowded scene, which has neither caption nor phrases. ``caption`` names some things in
+    any order where that is asked for, and in half of the rows with questions.
     """
     made = example(split, seed, index)
     text, phrases = caption(made.scene)
@@ -135,6 +139,11 @@ def row(split: str, seed: int, index: int) -> tuple[dict[str, Any], Scene]:
         turns = [(LAYOUT_REQUESTS[what], layout(scene, what))]
     elif lot < crowded + _CAPTION_SHARE or not turns:
         turns = [(CAPTION_REQUEST, text)]
+    elif lot < crowded + _CAPTION_SHARE + _NAMING_SHARE:
+        text, phrases = naming(scene, rng)
+        turns = [(NAMING_REQUEST, text)]
+    elif rng.random() < 0.5:
+        text, phrases = naming(scene, rng)
     spoken = []
     for number, (question, answer) in enumerate(turns):
         value = question if number else f"<image>\n{question}"

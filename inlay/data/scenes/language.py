@@ -36,6 +36,7 @@ NUMBERS = ("zero", "one", "two", "three", "four")
 RELATIONS = {"left of": "right of", "above": "below"}
 """A relation and its opposite; the key holds where the first one's coordinate is smaller."""
 CAPTION_REQUEST = "describe the picture."
+NAMING_REQUEST = "what is there?"
 LAYOUT_REQUESTS = {
     "shape": "read the shapes row by row.",
     "colour": "read the colours row by row.",
@@ -129,18 +130,35 @@ def caption(scene: Scene) -> tuple[str, list[Phrase]]:
     upper one first; any other number is listed from left to right.
     """
     order = list(range(len(scene.things)))
-    joints = [", "] * (len(order) - 2) + [" and "]
-    if len(order) == 2:
-        one, other = scene.things
-        joints = [" left of "]
-        if abs(one.y - other.y) > abs(one.x - other.x):
-            joints = [" above "]
-            order.sort(key=lambda i: scene.things[i].y)
+    if len(order) != 2:
+        return _listed(scene, order)
+    one, other = scene.things
+    if abs(one.y - other.y) <= abs(one.x - other.x):
+        return _listed(scene, order, " left of ")
+    return _listed(scene, sorted(order, key=lambda i: scene.things[i].y), " above ")
+
+
+def naming(scene: Scene, rng: random.Random) -> tuple[str, list[Phrase]]:
+    """Name some things in any order: what word stands where then says nothing about where its thing
+    stands, so that a model has to look for it.
+
+    Only things that their name tells from all others are named; without one, it is the caption.
+    """
+    alone = _distinct(scene)
+    if not alone:
+        return caption(scene)
+    chosen = rng.sample(alone, rng.randint(1, len(alone)))
+    return _listed(scene, [scene.things.index(thing) for thing in chosen])
+
+
+def _listed(scene: Scene, order: list[int], last: str = " and ") -> tuple[str, list[Phrase]]:
+    """Things by their numbers, ``last`` before the last one."""
     text, phrases = "", []
-    for place, thing in enumerate(order):
-        text += joints[place - 1] if place else ""
-        phrase = name(scene.things[thing].pair, "a")
-        phrases.append(Phrase(len(text), len(text) + len(phrase), thing))
+    for place, number in enumerate(order):
+        if place:
+            text += last if place == len(order) - 1 else ", "
+        phrase = name(scene.things[number].pair, "a")
+        phrases.append(Phrase(len(text), len(text) + len(phrase), number))
         text += phrase
     return text + ".", phrases
 

@@ -6,7 +6,7 @@ import string
 from typing import Any
 
 from inlay.data.scenes.build import example
-from inlay.data.scenes.language import CAPTION_REQUEST, LAYOUT_REQUESTS, caption
+from inlay.data.scenes.language import CAPTION_REQUEST, LAYOUT_REQUESTS, NAMING_REQUEST, caption
 
 USER, ASSISTANT, END, IMAGE = "<|user|>", "<|assistant|>", "<|end|>", "<image>"
 PAD, UNKNOWN = "<pad>", "<unk>"
@@ -23,7 +23,7 @@ _EXAMPLES = 400
 
 def words() -> list[str]:
     """Return every word that captions, questions and answers use, the twist's included, sorted."""
-    texts = [CAPTION_REQUEST, *LAYOUT_REQUESTS.values(), "empty"]
+    texts = [CAPTION_REQUEST, NAMING_REQUEST, *LAYOUT_REQUESTS.values(), "empty"]
     for split in ("train", "twist"):
         for index in range(_EXAMPLES):
             made = example(split, 0, index)

@@ -7,6 +7,7 @@ import json
 import math
 import random
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,11 @@ from inlay.data.scenes.language import (
     CAPTION_REQUEST,
     HELD_OUT_PAIRS,
     LAYOUT_REQUESTS,
+    NAMING_REQUEST,
+    caption,
     facts,
     held_out_relation,
+    naming,
 )
 
 WORDS = ["zero", "one", "two", "three", "four"]
@@ -208,21 +212,44 @@ def test_a_phrase_of_a_caption_is_its_object() -> None:
         if not found["caption"]:
             assert not found["phrases"] and len(found["objects"]) >= 6
             continue
-        assert len(found["phrases"]) == len(found["objects"]) <= 4
+        assert 1 <= len(found["phrases"]) <= len(found["objects"]) <= 4
         for phrase in found["phrases"]:
             text = found["caption"][phrase["start"] : phrase["end"]]
             thing = found["objects"][phrase["object"]]
             assert text == phrase["text"]
             assert text.split()[1:] == [thing["colour"], thing["shape"]]
-        left = [t["bbox"][0] + t["bbox"][2] / 2 for t in found["objects"]]
-        order = [p["object"] for p in found["phrases"]]
-        if len(order) != 2:
-            assert order == list(np.argsort(left))
-        elif " left of " in found["caption"]:
-            assert left[order[0]] < left[order[1]]
+
+
+def test_a_caption_names_all_things_in_the_order_of_their_places() -> None:
+    for index in range(100):
+        made = example("train", 2, index)
+        things = made.scene.things
+        text, phrases = caption(made.scene)
+        order = [phrase.thing for phrase in phrases]
+        if len(things) != 2:
+            assert order == list(np.argsort([thing.x for thing in things]))
+        elif " left of " in text:
+            assert things[order[0]].x < things[order[1]].x
         else:
-            top = [t["bbox"][1] + t["bbox"][3] / 2 for t in found["objects"]]
-            assert " above " in found["caption"] and top[order[0]] < top[order[1]]
+            assert " above " in text and things[order[0]].y < things[order[1]].y
+
+
+def test_naming_names_what_its_name_tells_apart_in_any_order() -> None:
+    """Else the place of a phrase in the caption would give away the place of its thing."""
+    rng = random.Random(0)
+    first: Counter[int] = Counter()
+    for index in range(400):
+        scene = example("train", 3, index).scene
+        counts = Counter(thing.pair for thing in scene.things)
+        text, phrases = naming(scene, rng)
+        if 1 not in counts.values():
+            assert text == caption(scene)[0]
+            continue
+        assert len({phrase.thing for phrase in phrases}) == len(phrases)
+        assert all(counts[scene.things[phrase.thing].pair] == 1 for phrase in phrases)
+        if len(counts) == len(scene.things) == 3:
+            first[phrases[0].thing] += 1
+    assert set(first) == {0, 1, 2} and min(first.values()) > sum(first.values()) / 5
 
 
 def test_layouts_name_each_thing_in_its_cell() -> None:
@@ -258,12 +285,13 @@ def test_a_crowd_read_for_one_of_shape_and_colour_has_no_name_for_the_other() ->
 
 
 def test_files_are_rows_and_pictures(tmp_path: Path) -> None:
-    path = write(tmp_path / "scenes", "seen", 12, 0)
+    path = write(tmp_path / "scenes", "seen", 30, 0)
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    assert [r["id"] for r in rows] == [f"seen_{i:06d}" for i in range(12)]
+    assert [r["id"] for r in rows] == [f"seen_{i:06d}" for i in range(30)]
     asked = [r["conversations"][0]["value"] for r in rows]
     assert all(text.count("<image>") == 1 for text in asked)
     assert any(CAPTION_REQUEST in text for text in asked)
+    assert any(NAMING_REQUEST in text for text in asked)
     for number, found in enumerate(rows):
         with Image.open(tmp_path / "scenes" / "images" / found["image"]) as picture:
             assert picture.mode == "RGB" and picture.size == (found["width"], found["height"])
