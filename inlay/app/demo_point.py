@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -18,9 +19,9 @@ from inlay.chat.overlay import colour_words, draw, enlarged, palette
 from inlay.config.load import load_config
 from inlay.data.grounding.phrases import cut_caption
 from inlay.data.scenes.build import Example, example, write
+from inlay.data.scenes.draw import SIZE, mask
 from inlay.data.scenes.draw import draw as draw_scene
-from inlay.data.scenes.draw import mask
-from inlay.data.scenes.language import caption
+from inlay.data.scenes.language import caption, distinct, name
 from inlay.engine.checkpoint import newest_valid
 from inlay.evaluation.mask_metrics import ious, overlap
 
@@ -57,7 +58,8 @@ def point(folder: Path, console: Console) -> int:
     show(grounder, scenes[PICTURE], folder / "masks.png", console)
     console.print(
         f"mean IoU over {SCENES} scenes with pairs of colour and shape that it never saw: "
-        f"{before:.2f} without training, {mean_iou(grounder, scenes):.2f} after\n"
+        f"{before:.2f} without training, {mean_iou(grounder, scenes):.2f} after; "
+        f"{mean_iou(grounder, scenes, ground_alone):.2f} for each phrase on its own\n"
     )
     console.print(next_steps(config, folder, newest), soft_wrap=True)
     return 0
@@ -84,9 +86,26 @@ def ground(grounder: Grounder, scene: Example) -> tuple[np.ndarray, np.ndarray]:
     return found, np.stack([mask(scene.scene.things[p.thing]) for p in phrases])
 
 
-def mean_iou(grounder: Grounder, scenes: Sequence[Example]) -> float:
-    """Return the mean over all phrases of the scenes' captions, in [0, 1]."""
-    return float(np.mean(np.concatenate([ious(*overlap(*ground(grounder, s))) for s in scenes])))
+def ground_alone(grounder: Grounder, scene: Example) -> tuple[np.ndarray, np.ndarray]:
+    """As ``ground``, but each phrase on its own, as ``inlay ground`` has it, and only of things that
+    their name tells apart (``M`` may be 0)."""
+    things = distinct(scene.scene)
+    true = (
+        np.stack([mask(thing) for thing in things]) if things else np.zeros((0, SIZE, SIZE), bool)
+    )
+    phrases = [name(thing.pair, "a") for thing in things]
+    return grounder.phrases(draw_scene(scene.scene), phrases)[0] if things else true, true
+
+
+def mean_iou(
+    grounder: Grounder, scenes: Sequence[Example], way: Callable[..., Any] = ground
+) -> float:
+    """Return the mean over all phrases of the scenes, in [0, 1].
+
+    Args:
+        way: ``ground`` or ``ground_alone``.
+    """
+    return float(np.mean(np.concatenate([ious(*overlap(*way(grounder, s))) for s in scenes])))
 
 
 def show(grounder: Grounder, scene: Example, path: Path, console: Console) -> None:

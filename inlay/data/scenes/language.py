@@ -144,7 +144,7 @@ def naming(scene: Scene, rng: random.Random) -> tuple[str, list[Phrase]]:
 
     Only things that their name tells from all others are named; without one, it is the caption.
     """
-    alone = _distinct(scene)
+    alone = distinct(scene)
     if not alone:
         return caption(scene)
     chosen = rng.sample(alone, rng.randint(1, len(alone)))
@@ -238,7 +238,7 @@ def _relation(scene: Scene, rng: random.Random, shapes: tuple[str, ...]) -> Ques
     """What stands left of a thing, where exactly one does."""
     possible = []
     for relation, opposite in RELATIONS.items():
-        for here in _distinct(scene):
+        for here in distinct(scene):
             smaller = [t for t in scene.things if _before(t, here, relation)]
             larger = [t for t in scene.things if _before(here, t, relation)]
             if len(smaller) == 1:
@@ -255,7 +255,7 @@ def _relation(scene: Scene, rng: random.Random, shapes: tuple[str, ...]) -> Ques
 
 
 def _compare(scene: Scene, rng: random.Random, shapes: tuple[str, ...]) -> Question | None:
-    things = _distinct(scene)
+    things = distinct(scene)
     if len(things) < 2:
         return None
     one, other = rng.sample(things, 2)
@@ -269,7 +269,7 @@ def _compare(scene: Scene, rng: random.Random, shapes: tuple[str, ...]) -> Quest
 
 
 def _place(scene: Scene, rng: random.Random, shapes: tuple[str, ...]) -> Question | None:
-    things = _distinct(scene)
+    things = distinct(scene)
     if not things:
         return None
     thing = rng.choice(things)
@@ -289,7 +289,8 @@ def _only(scene: Scene, rng: random.Random, key: Callable[[Thing], str]) -> Thin
     return rng.choice(alone) if alone else None
 
 
-def _distinct(scene: Scene) -> list[Thing]:
+def distinct(scene: Scene) -> list[Thing]:
+    """The things that their colour and shape tell from all others."""
     counts = Counter(thing.pair for thing in scene.things)
     return [thing for thing in scene.things if counts[thing.pair] == 1]
 

@@ -19,7 +19,7 @@ merge = "mean"  # over the tokens of a phrase; or "max"
 data_path = data_root + "/train.jsonl"
 image_folder = data_root + "/images"
 prompt_template = None  # None: the tokenizer's own chat template
-prompt = "<image>\ndescribe the picture."
+prompt = "<image>\nwhat is there?"
 max_length = 512  # tokens, those of the picture included
 picture_size = 96  # px of the longest side for SAM
 
