@@ -87,8 +87,8 @@ def ground(grounder: Grounder, scene: Example) -> tuple[np.ndarray, np.ndarray]:
 
 
 def ground_alone(grounder: Grounder, scene: Example) -> tuple[np.ndarray, np.ndarray]:
-    """As ``ground``, but each phrase on its own, as ``inlay ground`` has it, and only of things that
-    their name tells apart (``M`` may be 0)."""
+    """As ``ground``, but each phrase on its own, as ``inlay ground`` has it, and only for things
+    that their name tells apart (``M`` may be 0)."""
     things = distinct(scene.scene)
     true = (
         np.stack([mask(thing) for thing in things]) if things else np.zeros((0, SIZE, SIZE), bool)
