@@ -48,5 +48,5 @@ $(VENV)/.installed: $(VENV)/.torch pyproject.toml
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.torch pyproject.toml
-	$(PIP) -e '.[quant,dev]'
+	DS_BUILD_OPS=0 $(PIP) -e '.[quant,deepspeed,dev]'
 	touch $(VENV)/.installed $@

@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 
+import inlay.models.internlm2  # noqa: F401 (makes transformers know it, whatever a config loads)
 from inlay.app.respond import respond
 from inlay.config.build import Builder, resolve
 from inlay.core import dist
 from inlay.core.errors import ConfigError
 from inlay.engine.groups import freeze_parts
+from inlay.engine.parallel.deepspeed_config import DeepSpeed
 
 HOOK_ORDER = ("timer", "sampler_seed", "logger", "param_scheduler")
 
@@ -151,25 +153,47 @@ def is_length_grouped(node: Any) -> bool:
     return resolve(node["type"]) is LengthGroupedSampler
 
 
+STRATEGIES = {
+    "ddp": "inlay.engine.parallel.ddp.DataParallel",
+    "fsdp": "inlay.engine.parallel.fsdp.FullySharded",
+}
+"""Short names of ``strategy`` and ``--strategy``."""
+
+
 def make_strategy(
-    optim: Any, device: torch.device, logger: logging.Logger, timeout: timedelta | None = None
+    optim: Any,
+    device: torch.device,
+    logger: logging.Logger,
+    timeout: timedelta | None = None,
+    wanted: Any = None,
+    batch_size: int = 1,
 ) -> Any:
-    """Choose the strategy from the number of ranks, and a precision that the device can run.
+    """Make the strategy that is wanted, with a precision that the device can run.
 
     Args:
         timeout: how long ranks wait for one another; None is torch's own.
+        wanted: a short name, or a node; None is ``"ddp"``. One rank alone shares nothing, but
+            under DeepSpeed.
+        batch_size: items of a micro-batch, per device, which DeepSpeed wants to know.
     """
     precision = optim.dtype
     if precision == "float16" and device.type == "cpu":
         logger.warning("float16 does not train on a CPU: using bfloat16")
         precision = "bfloat16"
-    if dist.world_size() > 1:
-        from inlay.engine.parallel.ddp import DataParallel
+    if isinstance(wanted, dict) and resolve(wanted["type"]) is DeepSpeed:
+        from inlay.app.deepspeed import deepspeed_strategy
 
-        return DataParallel(device, precision, optim.loss_scale, timeout=timeout)
-    from inlay.engine.parallel.single import SingleDevice
+        config = wanted["config"]
+        return deepspeed_strategy(config, optim, batch_size, device, precision, timeout)
+    if dist.world_size() == 1:
+        from inlay.engine.parallel.single import SingleDevice
 
-    return SingleDevice(device, precision, optim.loss_scale)
+        return SingleDevice(device, precision, optim.loss_scale)
+    node = dict(wanted) if isinstance(wanted, dict) else {"type": STRATEGIES[wanted or "ddp"]}
+    make = resolve(node.pop("type"))
+    return make(
+        device=device, precision=precision, loss_scale=optim.loss_scale, timeout=timeout, **node
+    )
 
 
 def run_identity(loader: Any, model: Any, optim: Any, make: Any, seed: int) -> dict[str, str]:
@@ -208,12 +232,16 @@ def check_context(model: Any, dataset: Any) -> None:
         )
 
 
-def place_model(model: Any, device: torch.device) -> Any:
-    """Move a model to ``device``; a quantised or dispatched one is already where it belongs."""
+def place_model(model: Any, strategy: Any) -> Any:
+    """Bring a model to where ``strategy`` runs it; a quantised one is there already.
+
+    Raises:
+        ConfigError: it is dispatched to several devices.
+    """
     llm = getattr(model, "llm", model)
     if getattr(llm, "hf_device_map", None) and len(set(llm.hf_device_map.values())) > 1:
         raise ConfigError(
             "model.llm.device_map spreads the model over several devices: it cannot be trained "
             "that way. Remove device_map"
         )
-    return model.to(device)
+    return strategy.place(model)

@@ -43,12 +43,14 @@ def dry_run(
     *,
     updates: int = UPDATES,
     devices: int | None = None,
+    strategy: Any = None,
 ) -> dict[str, Any]:
     """Make the first updates of ``config``'s run and measure them.
 
     Args:
         updates: at most, as the data and ``PATIENCE`` allow.
         devices: of the run whose time is estimated; None: as many as this one has.
+        strategy: how several devices share the run, in place of the config's.
 
     Returns:
         ``build_s``, ``first_update_s`` and ``update_s`` (seconds; the median without the first one
@@ -61,10 +63,25 @@ def dry_run(
     began = time.perf_counter()
     cfg = training.checked_config(config, cfg_options)
     device = training.start_process(cfg)
+    try:
+        return _measure(cfg, device, seed or 0, strategy, updates, devices, began)
+    finally:
+        training.end_process()
+
+
+def _measure(
+    cfg: Any,
+    device: Any,
+    seed: int,
+    strategy: Any,
+    updates: int,
+    devices: int | None,
+    began: float,
+) -> dict[str, Any]:
+    """See :func:`dry_run`; ``began`` is ``time.perf_counter`` at its start."""
     logger = workdir.open_log(None, 0, "WARNING")
     with tempfile.TemporaryDirectory() as nowhere:
-        runner = training.build_runner(cfg, seed or 0, device, Path(nowhere), None, logger)
-        runner.wrapped = runner.strategy.prepare(runner.model)
+        runner = training.build_runner(cfg, seed, device, Path(nowhere), None, logger, strategy)
         runner.model.train()
         built = time.perf_counter()
         first, seconds = _update(runner, updates)
@@ -84,7 +101,7 @@ def dry_run(
             "update_s": update_s,
             "peak_mb": peak,
             **first,
-            "trainable": sum(p.numel() for p in runner.parameters),
+            "trainable": sum(runner.strategy.shape(p).numel() for p in runner.parameters),
             "items": None if loader.iters_per_epoch is None else len(loader.dataset),
             "time": estimate_time(runner, counts, update_s, Path(nowhere)),
         }

@@ -8,22 +8,25 @@ from typing import Any
 
 from inlay.app.assemble import Parts
 from inlay.app.export_grounding import FLMM, export_grounding, verify_grounding
+from inlay.app.foreign_start import put_weights, read_weights
 from inlay.app.train import checked_config
 from inlay.convert.grounding import KIND as GROUNDING
+from inlay.convert.internlm2 import in_layout, is_internlm2
 from inlay.convert.llava import export_llava
 from inlay.convert.merge import merge_parts
 from inlay.convert.nanovlm import export_nanovlm
+from inlay.convert.official import export_official
 from inlay.convert.parts import export_parts
 from inlay.convert.record import read_record
 from inlay.convert.to_hf import export
 from inlay.convert.verify import verify
 from inlay.core.errors import ModelError
 from inlay.data import PROMPT_TEMPLATE
-from inlay.engine import checkpoint as ckpt
-from inlay.engine.optim import trainable
-from inlay.engine.snapshot import copy_weights
 from inlay.models.grounding.model import FrozenGrounding
 from inlay.models.llava import LLaVAModel
+
+CONFIG = "xtuner_config.py"
+"""The config of the run in an export, by the name that XTuner gives it."""
 
 
 def export_checkpoint(
@@ -34,6 +37,7 @@ def export_checkpoint(
     fp32: bool = False,
     max_shard_size: str = "2GB",
     save_format: str = "xtuner",
+    layout: str = "own",
     cfg_options: Sequence[str] = (),
 ) -> None:
     """Build the config's model, load the checkpoint's weights, export them, load them back.
@@ -41,27 +45,31 @@ def export_checkpoint(
     Args:
         fp32: save in float32; float16 otherwise, as in the original.
         save_format: of a ``LLaVAModel``: ``"xtuner"`` (the parts that were trained), ``"whole"``
-            (all of them, adapters merged), ``"huggingface"`` or ``"nanovlm"``; of a
+            (all of them, adapters merged), ``"huggingface"``, ``"official"`` (of
+            LLaVA's authors) or ``"nanovlm"``; of a
             ``FrozenGrounding``: ``"xtuner"`` (a folder) or ``"flmm"`` (F-LMM's one file).
+        layout: ``"own"``, or ``"llama"`` for an InternLM2 under the names of transformers' Llama.
 
     Raises:
         CheckpointError: the checkpoint is missing, damaged or of another model.
         ModelError: the format cannot express the model.
     """
-    folder = ckpt.locate(checkpoint)
+    saved = read_weights(checkpoint)
     parts = Parts(checked_config(config, cfg_options), seed=0)
-    weights = ckpt.load_weights(folder)
     model = parts.model()
-    copy_weights(trainable(model), weights, folder)
+    put_weights(model, saved)
     export_model(
         parts,
         model,
         out_dir,
-        folder.name,
+        saved.path.name,
         fp32=fp32,
         max_shard_size=max_shard_size,
         save_format=save_format,
+        layout=layout,
     )
+    if Path(out_dir).is_dir():  # F-LMM's layout is one file
+        (Path(out_dir) / CONFIG).write_text(parts.cfg.source, encoding="utf-8")
 
 
 def export_model(
@@ -73,13 +81,14 @@ def export_model(
     fp32: bool = False,
     max_shard_size: str = "2GB",
     save_format: str = "xtuner",
+    layout: str = "own",
 ) -> None:
     """Export a model in memory, which is cast in place, and load the folder back.
 
     Args:
         parts: of the run that it comes from.
         checkpoint: what the model card calls its weights.
-        fp32, max_shard_size, save_format: see :func:`export_checkpoint`.
+        fp32, max_shard_size, save_format, layout: see :func:`export_checkpoint`.
 
     Raises:
         ModelError: the format cannot express the model.
@@ -102,6 +111,14 @@ def export_model(
         "template": PROMPT_TEMPLATE[template] if isinstance(template, str) else template,
     }
     if isinstance(model, LLaVAModel):
+        saw_training = _is_trained(model.visual_encoder)
+        if save_format != "xtuner":
+            merge_parts(model)
+        if save_format in ("huggingface", "official", "nanovlm") and is_internlm2(model.llm):
+            layout = "llama"  # these formats know no InternLM2
+        model.llm = in_layout(model.llm, layout)
+        if save_format == "official":
+            options["with_encoder"] = saw_training
         _export_llava(model, parts.tokenizer(), processor, str(out_dir), save_format, options)
     elif save_format != "xtuner":
         raise ModelError(
@@ -112,6 +129,7 @@ def export_model(
         node = cfg["model"].get("vlm") or cfg["model"]["llm"]
         base = node.get("pretrained_model_name_or_path")
         options.update(base_name=base, image_processor=processor)
+        model.llm = in_layout(model.llm, layout)
         export(model, parts.tokenizer(), out_dir, **options)
     verify(out_dir)
 
@@ -138,15 +156,20 @@ def _export_llava(
 ) -> None:
     if save_format == "xtuner":
         export_parts(model, tokenizer, processor, out_dir, **options)
-        return
-    merge_parts(model)
-    if save_format == "whole":
+    elif save_format == "whole":
         export_parts(model, tokenizer, processor, out_dir, whole=True, **options)
     elif save_format == "huggingface":
         export_llava(model, tokenizer, processor, out_dir, **options)
+    elif save_format == "official":
+        export_official(model, tokenizer, processor, out_dir, **options)
     else:
         del options["max_shard_size"]  # its layout is one file
         export_nanovlm(model, tokenizer, processor, out_dir, **options)
+
+
+def _is_trained(part: Any) -> bool:
+    """Whether a part has an adapter, or weights that were trained."""
+    return any(p.requires_grad for p in part.parameters())
 
 
 def _data_names(data: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ import torch
 
 from inlay.app.answering import Answerer
 from inlay.app.assemble import Parts
+from inlay.app.foreign_start import find_foreign
 from inlay.app.names import register_names
 from inlay.chat.grounder import Grounder
 from inlay.chat.open import Opened, open_model
@@ -76,7 +77,8 @@ def open_grounder(
         model: folder or hub name of a multimodal model; with a checkpoint, where that model lies
             now, if not where it lay in training.
         checkpoint: a checkpoint of a grounding run (``iter_N`` or an export of it), or, with
-            ``config``, a ``.pth`` file of F-LMM. None: training-free pointing.
+            ``config``, a ``.pth`` file or a DeepSpeed folder of F-LMM. None: training-free
+            pointing.
         config: a config or recipe that names model, tokenizer and image processor.
         training_free: point with the model alone, whatever else is there.
         dtype: of a model that no config names.
@@ -93,10 +95,10 @@ def open_grounder(
     if checkpoint is None and config is None:
         assert model is not None
         return _alone(model, dtype, device)
-    foreign = checkpoint is not None and Path(checkpoint).is_file()
+    foreign = None if checkpoint is None else find_foreign(checkpoint)
     if config is None and foreign:
         raise ConfigError(
-            f"'{checkpoint}' is a file without a config: name the recipe that it was trained with "
+            f"'{checkpoint}' brings no config: name the recipe that it was trained with "
             "by --config (`inlay list-cfg -p frozen` prints them)"
         )
     folder = None if checkpoint is None or foreign else ckpt.locate(checkpoint)
@@ -105,7 +107,7 @@ def open_grounder(
     values = _values(source, model, str(own) if own is not None and own.is_dir() else None)
     built = _build(values, checkpoint is None or training_free, device)
     if built.model is not None and checkpoint is not None:
-        _load(built.model, checkpoint, folder)
+        _load(built.model, str(foreign or checkpoint), folder)
     return built
 
 

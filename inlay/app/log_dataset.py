@@ -17,15 +17,6 @@ from inlay.core.errors import ConfigError
 from inlay.core.types import IGNORE_INDEX, ImageProcessor, Sample
 
 
-def report_data(cfg: Any) -> None:
-    """Build the data sets of a checked config and print what became of their rows."""
-    parts = Parts(cfg, seed=0)
-    for mode in ("train", "val", "test"):
-        loader = parts.loader(mode)
-        if loader is not None:
-            print(f"{mode}: {len(loader.dataset):,} items\n{loader.dataset.report}")
-
-
 def log_dataset(
     config: str,
     count: int,
@@ -88,6 +79,8 @@ def _print(
         share = sample.mask.mean()
         console.rule(f"sample {index}: {len(sample.ids)} tokens, {share:.0%} {what}")
         for kind in kinds:
+            if len(kinds) > 1:
+                console.print(f"{'#' * 20}   {kind}   {'#' * 20}")
             console.print(render(sample, tokenizer, kind, console.is_terminal, processor))
 
 

@@ -10,6 +10,7 @@ from inlay.app.assemble import Parts
 from inlay.config.build import Builder, resolve
 from inlay.core.errors import ModelError
 from inlay.engine.groups import freeze_parts
+from inlay.models.loss import LOGITS_AT_ONCE
 
 STATE_BYTES = {"8bit": 2, "sgd": 4}
 """Optimizer state per trained value, in bytes, where it is not Adam's two float32."""
@@ -69,7 +70,8 @@ def estimate(
     Args:
         model: from :func:`meta_model`.
         tokens: of one micro-batch.
-        trained_share: share of the tokens that have a loss, 0 to 1: logits exist only for these.
+        trained_share: share of the tokens that have a loss, 0 to 1: logits exist only for these,
+            and for some of them at a time.
         tiles: pictures that the vision encoder sees in one micro-batch.
 
     Returns:
@@ -87,7 +89,7 @@ def estimate(
         "gradients": trained_bytes,
         "optimizer": count * _state_bytes(cfg),
         "activations": _activations(text, tokens, recompute) + _vision(model, tiles, recompute),
-        "logits": tokens * trained_share * text.vocab_size * 10,
+        "logits": min(tokens * trained_share * text.vocab_size, LOGITS_AT_ONCE) * 10,
     }
     total = count + sum(p.numel() for _, p in frozen)
     return {**parts, "total": sum(parts.values()), "parameters": total, "trained": count}

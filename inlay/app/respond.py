@@ -53,6 +53,7 @@ def respond(
         torch.tensor([ids]),
         max_new_tokens=max_new_tokens,
         do_sample=False,
+        synced_gpus=False,  # this rank asks alone
         eos_token_id=encoder.stop_token_ids or None,
         pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id or 0,
         **pictures.inputs(ids),

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from inlay.app import assemble, workdir
+from inlay.app.foreign_start import load_foreign_weights, read_weights
 from inlay.app.train import checked_config, end_process, start_process
 from inlay.core import dist
 from inlay.core.errors import ConfigError
-from inlay.engine import checkpoint as ckpt
 from inlay.engine.runner import Runner
 
 
@@ -19,7 +19,8 @@ def test(
     """Run ``test_dataloader`` (or ``val_dataloader``) once.
 
     Args:
-        checkpoint: a checkpoint folder; None judges the model as the config builds it.
+        checkpoint: a checkpoint folder, or a file or folder of XTuner; None judges the model as the
+            config builds it.
 
     Returns:
         ``loss``, ``perplexity``, ``units``, ``time``.
@@ -38,13 +39,14 @@ def test(
             "val_fraction=0.05)"
         )
     folder = Path(work_dir or cfg.get("work_dir") or Path("work_dirs") / cfg.name)
-    weights = ckpt.load_weights(checkpoint) if checkpoint else None
+    saved = read_weights(checkpoint) if checkpoint else None
     log_dir = workdir.new_log_dir(folder) if dist.rank() == 0 else None
     logger = workdir.open_log(log_dir, dist.rank(), cfg.get("log_level") or "INFO")
     optim, _, _ = parts.optim()
+    strategy = assemble.make_strategy(optim, device, logger)
     runner = Runner(
-        model=assemble.place_model(parts.model(), device),
-        strategy=assemble.make_strategy(optim, device, logger),
+        model=assemble.place_model(parts.model(), strategy),
+        strategy=strategy,
         test_loader=loader,
         loop=parts.train_loop(),
         optim=optim,
@@ -57,8 +59,8 @@ def test(
     )
     for tracker in runner.trackers:
         tracker.open(log_dir / "vis_data")  # type: ignore[operator]
-    if weights is not None:
-        runner.load_weights(weights, checkpoint or "")
+    if saved is not None:
+        load_foreign_weights(runner, saved)
     try:
         return runner.test()
     finally:

@@ -14,21 +14,32 @@ import torch
 
 from inlay.app import assemble, workdir
 from inlay.app.feature_cache import check_room
+from inlay.app.foreign_start import (
+    find_foreign,
+    load_foreign_weights,
+    read_foreign,
+    resume_foreign,
+)
 from inlay.app.late_compile import compile_at_first_call
 from inlay.app.names import register_names
 from inlay.config import run_name
 from inlay.config.check import check_config, format_problems
 from inlay.config.dump import dump_resolved
 from inlay.config.load import load_config
-from inlay.convert.flmm import check_lmm, load_flmm
+from inlay.config.schema import DistCfg
+from inlay.convert.flmm import check_lmm
+from inlay.convert.foreign import Foreign, find_original
 from inlay.core import dist
 from inlay.core.errors import CheckpointError, ConfigError
 from inlay.engine import checkpoint as ckpt
 from inlay.engine import resume as resume_rules
 from inlay.engine import rng
 from inlay.engine.optim import build_optimizer
+from inlay.engine.parallel import watch
 from inlay.engine.runner import EXIT_CODES, Runner
 from inlay.engine.schedule import try_out
+
+HEARTBEAT_TIMEOUT = DistCfg().heartbeat_timeout
 
 
 @dataclass
@@ -40,6 +51,7 @@ class TrainOptions:
         resume: ``"auto"`` for the newest valid checkpoint, a path, or None.
         seed: overrides ``randomness.seed``.
         allow_change: identity keys that may differ from the checkpoint's.
+        strategy: how several devices share the run, in place of the config's.
     """
 
     work_dir: str | None = None
@@ -47,6 +59,7 @@ class TrainOptions:
     seed: int | None = None
     cfg_options: Sequence[str] = ()
     allow_change: list[str] = field(default_factory=list)
+    strategy: Any = None
 
 
 def checked_config(config: str, options: Sequence[str]) -> Any:
@@ -80,7 +93,7 @@ def train(config: str, options: TrainOptions) -> int:
         logger = workdir.open_log(log_dir, dist.rank(), cfg.get("log_level") or "INFO")
         for note in notes:
             logger.warning(note)
-        runner = build_runner(cfg, seed, device, work_dir, log_dir, logger)
+        runner = build_runner(cfg, seed, device, work_dir, log_dir, logger, options.strategy)
         _start_from(runner, source, saved, weights_only, options, work_dir)
         if runner.state.iter >= runner.max_iters and not runner.owes_validation():
             logger.info("nothing left to do: all %d iterations are done", runner.max_iters)
@@ -109,6 +122,7 @@ def start_process(cfg: Any) -> torch.device:
     if dist.world_size() > 1 and not torch.distributed.is_initialized():
         backend = (env.get("dist_cfg") or {}).get("backend", "nccl") if has_gpu else "gloo"
         torch.distributed.init_process_group(backend, timeout=rank_timeout(cfg))
+        watch.start((env.get("dist_cfg") or {}).get("heartbeat_timeout", HEARTBEAT_TIMEOUT))
     if (cfg.get("randomness") or {}).get("deterministic"):
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
@@ -123,14 +137,25 @@ def rank_timeout(cfg: Any) -> timedelta | None:
 
 def end_process() -> None:
     """Leave the process group."""
+    watch.stop()
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
 def build_runner(
-    cfg: Any, seed: int, device: torch.device, work_dir: Path, log_dir: Path | None, logger: Any
+    cfg: Any,
+    seed: int,
+    device: torch.device,
+    work_dir: Path,
+    log_dir: Path | None,
+    logger: Any,
+    wanted: Any = None,
 ) -> Runner:
-    """Build all parts. Data first: a mistake there must not wait for the weights to load."""
+    """Build all parts. Data first: a mistake there must not wait for the weights to load.
+
+    Args:
+        wanted: a strategy, in place of the config's.
+    """
     parts = assemble.Parts(cfg, seed)
     train_loop = parts.train_loop()
     loaders = {mode: parts.loader(mode) for mode in ("train", "val")}
@@ -139,21 +164,26 @@ def build_runner(
     per_epoch = loaders["train"].iters_per_epoch or train_loop.max_iters
     total = train_loop.max_iters or train_loop.max_epochs * per_epoch
     try_out(schedules, per_epoch, total, optim.accumulative_counts)
+    wanted = wanted or cfg.get("strategy")
+    batch_size = loaders["train"].batch_size
+    strategy = assemble.make_strategy(optim, device, logger, rank_timeout(cfg), wanted, batch_size)
     rng.seed_everything(seed)
-    model = assemble.place_model(parts.model(), device)
+    model = parts.model()
     assemble.check_context(model, loaders["train"].dataset)
     if (cfg.get("env_cfg") or {}).get("compile"):
-        from inlay.models.attention import hide_from_compiler
+        from inlay.models.compile import compile_blocks
 
-        hide_from_compiler()
-        model.compile(dynamic=True)
+        if not compile_blocks(model):
+            logger.warning("env_cfg.compile: no transformer blocks found, nothing is compiled")
+    identity = assemble.run_identity(loaders["train"], model, optim, make, seed)
+    model = assemble.place_model(model, strategy)
     optimizer = build_optimizer(model, make, settings, optim.rates)
     trackers = parts.trackers() if log_dir else []
     for tracker in trackers:
         tracker.open(log_dir / "vis_data")  # type: ignore[operator]
     return Runner(
         model=model,
-        strategy=assemble.make_strategy(optim, device, logger, rank_timeout(cfg)),
+        strategy=strategy,
         optimizer=optimizer,
         schedules=schedules,
         train_loader=loaders["train"],
@@ -166,7 +196,7 @@ def build_runner(
         logger=logger,
         cfg=cfg,
         config_text=dump_resolved(cfg),
-        identity=assemble.run_identity(loaders["train"], model, optim, make, seed),
+        identity=identity,
         seed=seed,
         trackers=trackers,
     )
@@ -182,31 +212,27 @@ def _source(cfg: Any, options: TrainOptions, work_dir: Path) -> tuple[Path | Non
         found, damaged = ckpt.newest_valid(work_dir)
         if damaged and found is None:
             raise CheckpointError(f"no usable checkpoint in {work_dir}: {'; '.join(damaged)}")
-        if found is not None:
+        if found := found or find_original(work_dir):
             return found, False, damaged
     elif wants:
-        return _located(wants, cfg), False, []
+        return find_foreign(wants) or ckpt.locate(wants), False, []
     else:
         workdir.refuse_used(work_dir)
-    return (_located(load_from, cfg) if load_from else None), True, []
+    return (find_foreign(load_from) or ckpt.locate(load_from) if load_from else None), True, []
 
 
-def _located(path: str, cfg: Any) -> Path:
-    """The checkpoint that the user means; of grounding it may be F-LMM's file."""
-    is_file = Path(path).is_file()
-    return Path(path) if is_file and "lmm" in cfg["model"] else ckpt.locate(path)
-
-
-def _read(source: Path | None, weights_only: bool) -> ckpt.Checkpoint | None:
-    """Every rank reads the checkpoint before anything slow is built; None for F-LMM's file.
+def _read(source: Path | None, weights_only: bool) -> ckpt.Checkpoint | Foreign | None:
+    """Every rank reads the checkpoint, ours or of others, before anything slow is built.
 
     Raises:
         CheckpointError: it cannot be read, or it is to be resumed and holds nothing but weights.
     """
     if source is None:
         return None
-    saved = None if source.is_file() else ckpt.read(source)
-    if not weights_only and (saved is None or "run" not in saved.state):
+    if find_foreign(source):
+        return read_foreign(source, weights_only)
+    saved = ckpt.read(source)
+    if not weights_only and "run" not in saved.state:
         raise CheckpointError(
             f"{source} holds weights only, there is no run to resume. Start from it with "
             f"load_from: --cfg-options load_from={source}"
@@ -214,13 +240,14 @@ def _read(source: Path | None, weights_only: bool) -> ckpt.Checkpoint | None:
     return saved
 
 
-def _seed(cfg: Any, options: TrainOptions, saved: ckpt.Checkpoint | None) -> int:
+def _seed(cfg: Any, options: TrainOptions, saved: ckpt.Checkpoint | Foreign | None) -> int:
     """Option > config > the resumed run's > drawn. A resumed run keeps the order of its data."""
     for given in (options.seed, (cfg.get("randomness") or {}).get("seed")):
         if given is not None:
             return int(given)
-    if saved is not None:
-        return int(saved.state["seed"])
+    kept = saved.meta if isinstance(saved, Foreign) else saved.state if saved else {}
+    if kept.get("seed") is not None:
+        return int(kept["seed"])
     drawn = [int.from_bytes(os.urandom(4), "little") >> 1]
     if torch.distributed.is_initialized():
         torch.distributed.broadcast_object_list(drawn, src=0)
@@ -230,17 +257,19 @@ def _seed(cfg: Any, options: TrainOptions, saved: ckpt.Checkpoint | None) -> int
 def _start_from(
     runner: Runner,
     source: Path | None,
-    saved: ckpt.Checkpoint | None,
+    saved: ckpt.Checkpoint | Foreign | None,
     weights_only: bool,
     options: TrainOptions,
     work_dir: Path,
 ) -> None:
     """Restore the run, or its weights alone, and say so."""
-    if source is None:
+    if source is None or saved is None:
         return
-    if saved is None:
-        load_flmm(runner.model, source)
-        runner.logger.info("Loaded weights from %s, a checkpoint of F-LMM", source)
+    if isinstance(saved, Foreign):
+        if weights_only:
+            load_foreign_weights(runner, saved)
+        else:
+            resume_foreign(runner, saved, options.allow_change)
         return
     if weights_only:
         check_lmm(saved.tensors["model"], dict(runner.model.named_parameters()), str(source))
@@ -264,13 +293,14 @@ def _start_from(
     runner.logger.info("%s %s. %s", how, source, position[0].upper() + position[1:])
 
 
-def _name(runner: Runner, cfg: Any, saved: ckpt.Checkpoint | None) -> None:
+def _name(runner: Runner, cfg: Any, saved: ckpt.Checkpoint | Foreign | None) -> None:
     """Give the run the name of its template; a resumed one keeps the name that it has."""
     batch = runner.train_dataloader.batch_size * runner.world_size
     name = run_name.resolve(cfg, runner.world_size, batch * runner.optim.accumulative_counts)
     if name is None:
         return
-    named = [(saved.state.get("run_name") if saved else None) or name]
+    kept = saved.state.get("run_name") if isinstance(saved, ckpt.Checkpoint) else None
+    named = [kept or name]
     if torch.distributed.is_initialized():
         torch.distributed.broadcast_object_list(named, src=0)  # one date for all ranks
     runner.run_name = named[0]

@@ -72,7 +72,7 @@ def _dispatch(words: list[str]) -> int:
     if not words:
         print(_help_text(), file=sys.stderr)
         return USAGE_ERROR
-    name, rest = words[0], words[1:]
+    name, rest = words[0].lower(), words[1:]
     if name in ("-v", "--version", "version"):
         print(f"inlay {__version__}")
         return 0
@@ -80,7 +80,7 @@ def _dispatch(words: list[str]) -> int:
         if not rest:
             print(_help_text())
             return 0
-        name, rest = rest[0], ["--help"]
+        name, rest = rest[0].lower(), ["--help"]
     command = _find(name)
     if command is None:
         known = [*BUILT_IN, *(n for c in _load_all() for n in _names(c))]
@@ -122,12 +122,13 @@ def _load_all() -> list[ModuleType]:
 
 
 def _find(name: str) -> ModuleType | None:
-    """Return the command called ``name``, importing its file alone unless ``name`` is an alias."""
+    """Return the command called ``name``, importing its file alone unless ``name`` is an alias.
+
+    Hyphens and underscores are the same: XTuner's users know names of both kinds.
+    """
     stem = name.replace("-", "_")
     if stem in _stems():
-        command = _load(stem)
-        if name in _names(command):
-            return command
+        return _load(stem)
     return next((c for c in _load_all() if name in _names(c)), None)
 
 

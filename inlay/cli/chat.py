@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from typing import TYPE_CHECKING, Any
+
+from inlay.cli.mmbench import bits
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -14,8 +17,10 @@ if TYPE_CHECKING:
 NAME = "chat"
 HELP = "chat with a model, about a picture or not: in the terminal, or through a pipe"
 
+MOSS = "moss_sft"
 _GROUNDED = ("config", "phrases", "out")
 _UNGROUNDED = (
+    "with_plugins",
     "adapter",
     "llava",
     "visual_encoder",
@@ -35,14 +40,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--visual-select-layer", type=int, metavar="N", help="default: that of --llava, or -2")
     add("--image", metavar="FILE", help="picture of the first turn: file or http(s) address")
     add("--torch-dtype", choices=("fp16", "bf16", "fp32", "auto"), default="auto")
-    add("--bits", type=int, choices=(4, 8), help="quantise with bitsandbytes")
+    add("--bits", type=bits, choices=(4, 8, None), help="quantise with bitsandbytes")
     add("--offload-folder", metavar="DIR", help="folder for weights that do not fit in memory")
     add("--prompt-template", metavar="NAME", help="default: the tokenizer's own chat template")
     system = parser.add_mutually_exclusive_group()
     system.add_argument("--system", metavar="TEXT", help="system text")
     system.add_argument("--system-template", metavar="NAME", help="named system text")
     add("--bot-name", default="BOT", help="name of the bot in a system template (default BOT)")
+    add(
+        "--with-plugins",
+        nargs="+",
+        choices=("calculate", "solve", "search"),
+        help="tools that the model may call, in the template moss_sft; search needs SERPER_API_KEY",
+    )
+    add("--lagent", action="store_true", help="removed; see --with-plugins")
     add("--stop-words", nargs="+", default=[], metavar="TEXT", help="texts that end an answer")
+    add("--command-stop-word", metavar="TEXT", help="text that ends a call of tools (<eoc>)")
+    add("--answer-stop-word", metavar="TEXT", help="one more text that ends an answer")
     add("--no-streamer", action="store_true", help="print each answer only when it is complete")
     add("--max-new-tokens", type=int, default=2048, help="default 2048")
     add("--temperature", type=float, default=0.1, help="0 is greedy (default 0.1)")
@@ -59,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    _settle_plugins(args)
     template, system = named_template(args.prompt_template), _system(args)
     check_sampling(args)
     overlay = _overlay(args)
@@ -69,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
 
     settings = {
         "system": system,
-        "stop_words": args.stop_words,
+        "stop_words": _stop_words(args),
         "temperature": args.temperature,
         "top_k": args.top_k,
         "top_p": args.top_p,
@@ -96,6 +111,12 @@ def _session(
     from inlay.chat.open import open_model
     from inlay.chat.session import ChatSession
 
+    make: Any = ChatSession
+    if args.with_plugins is not None:
+        from inlay.chat.plugins import Plugins, PluginSession
+
+        plugins = Plugins(args.with_plugins)
+        make = partial(PluginSession, plugins=plugins, command_stop_word=args.command_stop_word)
     opened = open_model(
         args.model,
         adapter=args.adapter,
@@ -106,7 +127,7 @@ def _session(
         bits=args.bits,
         offload_folder=args.offload_folder,
     )
-    return ChatSession(
+    return make(
         opened.model,
         opened.tokenizer,
         template,
@@ -128,6 +149,32 @@ def _grounded(
     grounder = open_grounder(args.model, args.ground, args.config, dtype=args.torch_dtype)
     phrases = args.phrases or "auto"
     return GroundedSession(grounder, image, template, phrases=phrases, **settings)
+
+
+def _settle_plugins(args: argparse.Namespace) -> None:
+    """Refuse what does not go with plugins; they choose the templates where none is named."""
+    from inlay.core.errors import ConfigError
+
+    if args.lagent:
+        raise ConfigError(
+            "--lagent was removed: its agent is a project of its own (lagent). For a web search in "
+            "the chat: --with-plugins search"
+        )
+    if args.with_plugins is None:
+        return
+    if args.system is None and args.system_template is None:
+        args.system_template = MOSS
+    args.prompt_template = args.prompt_template or MOSS
+    if args.prompt_template != MOSS or args.system_template not in (None, MOSS):
+        raise ConfigError(
+            f"--with-plugins works in one form: --prompt-template {MOSS} and --system-template "
+            f"{MOSS} (or leave both out)"
+        )
+
+
+def _stop_words(args: argparse.Namespace) -> list[str]:
+    words = (args.command_stop_word, args.answer_stop_word)
+    return [*args.stop_words, *(word for word in words if word)]
 
 
 def _overlay(args: argparse.Namespace) -> Path | None:
@@ -175,7 +222,12 @@ def _system(args: argparse.Namespace) -> str | None:
             f"there is no system template '{name}'.{did_you_mean(name, SYSTEM_TEMPLATE)} "
             f"Known names: {', '.join(SYSTEM_TEMPLATE)}."
         )
-    return fill(SYSTEM_TEMPLATE[name], bot_name=args.bot_name)
+    system = fill(SYSTEM_TEMPLATE[name], bot_name=args.bot_name)
+    if name == args.prompt_template == MOSS:
+        from inlay.chat.plugins import with_capabilities
+
+        system = with_capabilities(system, args.with_plugins or ())
+    return system
 
 
 def check_sampling(args: argparse.Namespace) -> None:

@@ -5,26 +5,46 @@ from __future__ import annotations
 import argparse
 
 NAME = "check"
-ALIASES = ("check-custom-dataset",)
-HELP = "check a config without loading weights; check-custom-dataset also reads its data"
+HELP = "check a config without loading weights; --explain tells what the original would have done"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", help="a config file or the name of a recipe")
-    parser.add_argument(
+    add = parser.add_argument
+    add("config", help="a config file or the name of a recipe")
+    add(
         "--cfg-options",
         nargs="+",
         default=[],
         metavar="NAME=VALUE",
         help="override settings (lr=1e-5) or places (train_dataloader.num_workers=2)",
     )
-    parser.add_argument("--json", action="store_true", help="print the problems as a JSON list")
+    add(
+        "--explain",
+        action="store_true",
+        help="also tell what XTuner 0.1.x or F-LMM would have done with this config and Inlay does "
+        "not: tokens lost, a dead warm-up, ...; counts the data, if they are here",
+    )
+    add(
+        "--gpus",
+        type=int,
+        default=1,
+        metavar="N",
+        help="devices that --explain counts for (default 1)",
+    )
+    add(
+        "--json",
+        action="store_true",
+        help="print JSON: a list of problems; with --explain, all of it",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     import dataclasses
     import json
+    import os
 
+    if args.explain:  # data are counted if they are here, and never fetched for it
+        os.environ["HF_HUB_OFFLINE"] = "1"
     from inlay.app.names import register_names
     from inlay.config.check import check_config, format_problems
     from inlay.config.load import load_config
@@ -32,14 +52,21 @@ def run(args: argparse.Namespace) -> int:
     register_names()
     cfg = load_config(args.config, args.cfg_options)
     problems = check_config(cfg)
-    if args.json:
-        print(json.dumps([dataclasses.asdict(p) for p in problems], ensure_ascii=False, indent=2))
-    else:
-        print(f"{args.config}: {format_problems(problems)}")
-    if any(p.severity == "error" for p in problems):
-        return 1
-    if args.command in ALIASES:
-        from inlay.app.log_dataset import report_data
+    listed = [dataclasses.asdict(p) for p in problems]
+    if not args.json:
+        notes = [f"  note     {note}" for note in cfg.notes]
+        print("\n".join([f"{args.config}: {format_problems(problems)}", *notes]))
+    elif not args.explain:
+        print(json.dumps(listed, ensure_ascii=False, indent=2))
+    if args.explain:
+        from inlay.app.explain import as_json, describe, explain, read_data, written
 
-        report_data(cfg)
-    return 0
+        data = read_data(cfg)
+        findings = explain(written(cfg), data, args.gpus)
+        if args.json:
+            found = {"problems": listed, "notes": cfg.notes}
+            found["explain"] = as_json(findings, data, args.gpus)
+            print(json.dumps(found, ensure_ascii=False, indent=2))
+        else:
+            print(f"\n{describe(findings, data, args.gpus)}")
+    return int(any(p.severity == "error" for p in problems))

@@ -6,7 +6,9 @@ import argparse
 
 NAME = "convert"
 HELP = "turn checkpoints into Hugging Face folders; merge adapters, split shards, verify exports"
-FORMATS = ("xtuner", "whole", "huggingface", "nanovlm", "flmm")
+LAYOUTS = ("own", "llama")
+LAYOUT_HELP = "of an InternLM2: its own names (own, default), or those of transformers' Llama"
+FORMATS = ("xtuner", "whole", "huggingface", "official", "nanovlm", "flmm")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,6 +16,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_pth_to_hf(jobs)
     _add_merge(jobs)
     _add_split(jobs)
+    job = jobs.add_parser("deepspeed", help="ZeRO shards of all ranks -> one file of weights")
+    job.add_argument("folder", help="DeepSpeed's folder, such as work_dirs/x/iter_500.pth")
+    job.add_argument("out", help="file to write: NAME.safetensors, or NAME.pth for other tools")
+    job.set_defaults(call=_deepspeed)
     job = jobs.add_parser("llava", help="LlavaForConditionalGeneration -> LLaVA parts")
     job.add_argument("model", help="folder or hub name")
     job.add_argument("dir", help="folder to write")
@@ -29,7 +35,11 @@ def _add_pth_to_hf(jobs: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     what = "checkpoint -> Hugging Face model, PEFT adapter, or light grounding folder"
     job = jobs.add_parser("pth_to_hf", help=what)
     job.add_argument("config", help="config file of the run, or recipe name")
-    job.add_argument("checkpoint", help="checkpoint folder, such as work_dirs/x/iter_500")
+    job.add_argument(
+        "checkpoint",
+        help="checkpoint folder, such as work_dirs/x/iter_500, or XTuner's iter_500.pth (file or "
+        "DeepSpeed folder)",
+    )
     job.add_argument("dir", help="folder to write")
     job.add_argument("--fp32", action="store_true", help="write float32 (default: float16)")
     job.add_argument("--max-shard-size", default="2GB", help="default 2GB")
@@ -38,9 +48,12 @@ def _add_pth_to_hf(jobs: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         choices=FORMATS,
         default="xtuner",
         help="of a LLaVAModel: the trained parts (xtuner, default), all parts with adapters merged "
-        "(whole), a LlavaForConditionalGeneration (huggingface), or nanoVLM's layout; of a "
-        "FrozenGrounding: F-LMM's layout (flmm; DIR is then a file, NAME.pth)",
+        "(whole), a LlavaForConditionalGeneration (huggingface), the layout of LLaVA's authors "
+        "(official) or of nanoVLM; of a FrozenGrounding: F-LMM's layout (flmm; DIR is then a "
+        "file, NAME.pth)",
     )
+    job.add_argument("--layout", choices=LAYOUTS, default="own", help=LAYOUT_HELP)
+    _add_safe_serialization(job)
     job.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE")
     job.set_defaults(call=_pth_to_hf)
 
@@ -53,7 +66,17 @@ def _add_merge(jobs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     job.add_argument("dir", help="folder to write")
     job.add_argument("--max-shard-size", default="2GB", help="default 2GB")
     job.add_argument("--device", choices=("cpu", "cuda", "auto"), default="auto")
+    job.add_argument("--layout", choices=LAYOUTS, default="own", help=LAYOUT_HELP)
+    _add_safe_serialization(job)
     job.set_defaults(call=_merge)
+
+
+def _add_safe_serialization(job: argparse.ArgumentParser) -> None:
+    job.add_argument(
+        "--safe-serialization",
+        action="store_true",
+        help="taken as in XTuner: safetensors is all that is ever written",
+    )
 
 
 def _add_split(jobs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -77,6 +100,7 @@ def _pth_to_hf(args: argparse.Namespace) -> None:
         fp32=args.fp32,
         max_shard_size=args.max_shard_size,
         save_format=args.save_format,
+        layout=args.layout,
         cfg_options=args.cfg_options,
     )
 
@@ -85,9 +109,19 @@ def _merge(args: argparse.Namespace) -> None:
     from inlay.convert.merge import merge, merge_visual_encoder
     from inlay.convert.verify import verify
 
-    fold = merge_visual_encoder if args.is_clip else merge
-    fold(args.model, args.adapter, args.dir, device=args.device, max_shard_size=args.max_shard_size)
+    options = {"device": args.device, "max_shard_size": args.max_shard_size}
+    if args.is_clip:
+        merge_visual_encoder(args.model, args.adapter, args.dir, **options)
+    else:
+        merge(args.model, args.adapter, args.dir, layout=args.layout, **options)
     verify(args.dir)
+
+
+def _deepspeed(args: argparse.Namespace) -> None:
+    from inlay.convert.zero import merge_zero
+
+    count = merge_zero(args.folder, args.out)
+    print(f"{args.out}: {count} weights in float32, by the names that they have in {args.folder}")
 
 
 def _llava(args: argparse.Namespace) -> None:

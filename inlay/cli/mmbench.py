@@ -21,7 +21,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--limit", type=int, metavar="N", help="the first N questions only, with all their copies")
     add_model_options(parser)
     add("--max-new-tokens", type=int, default=100, help="longest answer (default 100)")
+    add_habits(parser)
     add("--json", action="store_true", help="print the scores as JSON, all else on stderr")
+
+
+def add_habits(parser: argparse.ArgumentParser) -> None:
+    """Add what XTuner's evaluations take beside, and what makes no difference here."""
+    add = parser.add_argument_group(
+        "taken as in XTuner, without effect on greedy answers"
+    ).add_argument
+    add("--seed", type=int, default=0, metavar="N")
+    add("--bot-name", default="BOT", metavar="NAME")
+    add("--launcher", choices=("none", "pytorch", "slurm", "mpi"), default="none")
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -33,10 +44,15 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add("--visual-encoder", metavar="NAME", help="vision encoder, where --llava has none")
     add("--visual-select-layer", type=int, metavar="N", help="default: that of --llava, or -2")
     add("--torch-dtype", choices=("fp16", "bf16", "fp32", "auto"), default="auto")
-    add("--bits", type=int, choices=(4, 8), help="quantise with bitsandbytes")
+    add("--bits", type=bits, choices=(4, 8, None), help="quantise with bitsandbytes")
     add("--offload-folder", metavar="DIR", help="folder for weights that do not fit in memory")
     add("--prompt-template", metavar="NAME", help="default: the tokenizer's own chat template")
     add("--stop-words", nargs="+", default=[], metavar="TEXT", help="texts that end an answer")
+
+
+def bits(text: str) -> int | None:
+    """Read ``--bits``: a number, or ``None``, as XTuner's help has it."""
+    return None if text == "None" else int(text)
 
 
 def open_answerer(args: argparse.Namespace, template: Any) -> Answerer:
@@ -58,8 +74,12 @@ def open_answerer(args: argparse.Namespace, template: Any) -> Answerer:
 
 
 def check_counts(args: argparse.Namespace) -> None:
-    """Refuse counts that are not positive."""
+    """Refuse counts that are not positive, and a launcher that has started several processes."""
+    from inlay.core import dist
     from inlay.core.errors import ConfigError
+
+    if getattr(args, "launcher", "none") != "none" and dist.world_size() > 1:
+        raise ConfigError("these questions are asked by one process: start one")
 
     for name in ("limit", "max_new_tokens"):
         value = getattr(args, name)

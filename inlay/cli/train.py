@@ -6,6 +6,8 @@ import argparse
 import signal
 from typing import Any
 
+from inlay.app.launch import add_launch_options, start
+
 NAME = "train"
 HELP = "train what a config file describes; resume, dry-run, several GPUs"
 
@@ -36,7 +38,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY",
         help="resume although KEY (data, template, effective_batch, ...) has changed",
     )
-    add("--gpus", type=int, default=None, metavar="N", help="processes to start on this machine")
+    add_launch_options(parser)
+    one_of = parser.add_mutually_exclusive_group()
+    one_of.add_argument(
+        "--strategy",
+        choices=("ddp", "fsdp"),
+        help="how several devices share the run, in place of the config's strategy: each has all "
+        "of the model (ddp, the default), or pieces of it (fsdp)",
+    )
+    one_of.add_argument(
+        "--deepspeed",
+        metavar="NAME|FILE",
+        type=_deepspeed,
+        dest="strategy",
+        help="share the run with DeepSpeed: deepspeed_zero1, deepspeed_zero2, "
+        "deepspeed_zero2_offload, deepspeed_zero3, deepspeed_zero3_offload, or a JSON file",
+    )
     add(
         "--dry-run",
         action="store_true",
@@ -47,12 +64,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="of a dry run: print the result as JSON")
 
 
-def run(args: argparse.Namespace) -> int:
-    from inlay.app.launch import launch, wanted_processes
+def _deepspeed(config: str) -> dict[str, str]:
+    """A strategy, as a config names one."""
+    return {"type": "inlay.engine.DeepSpeed", "config": config}
 
-    processes = wanted_processes(args.gpus)
-    if processes > 1:
-        return launch(processes)
+
+def run(args: argparse.Namespace) -> int:
+    code = start(args)
+    if code is not None:
+        return code
     previous = signal.signal(signal.SIGTERM, _leave)
     try:
         return _dry_run(args) if args.dry_run else _train(args)
@@ -74,6 +94,7 @@ def _train(args: argparse.Namespace) -> int:
         seed=args.seed,
         cfg_options=args.cfg_options,
         allow_change=args.allow_change,
+        strategy=args.strategy,
     )
     return train(args.config, options)
 
@@ -85,7 +106,13 @@ def _dry_run(args: argparse.Namespace) -> int:
     from inlay.app.duration import describe_time
     from inlay.core import dist
 
-    result = dry_run(args.config, args.cfg_options, args.seed, updates=args.updates or UPDATES)
+    result = dry_run(
+        args.config,
+        args.cfg_options,
+        args.seed,
+        updates=args.updates or UPDATES,
+        strategy=args.strategy,
+    )
     if dist.rank() != 0:
         return 0
     if args.json:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from inlay.config.registry import register, resolve
+from inlay.core import remote_code
 from inlay.core.errors import ConfigError, InlayError
 
 __all__ = ["Builder", "register", "resolve"]
@@ -58,6 +59,9 @@ class Builder:
     def _call(self, node: dict[str, Any], given: dict[str, Any]) -> Any:
         target = resolve(node["type"])
         kwargs = {k: self.build(v) for k, v in node.items() if k != "type" and k not in given}
+        refused = kwargs.get("trust_remote_code") is True and not remote_code.is_allowed()
+        if refused:
+            kwargs["trust_remote_code"] = False
         try:
             return target(**kwargs, **given)
         except InlayError:
@@ -65,7 +69,10 @@ class Builder:
         except Exception as error:
             where = self._paths.get(id(node), "a node")
             name = getattr(target, "__qualname__", repr(target))
-            raise ConfigError(f"{where}: {name} failed: {type(error).__name__}: {error}") from error
+            note = f" {remote_code.REFUSED}" if refused else ""
+            raise ConfigError(
+                f"{where}: {name} failed: {type(error).__name__}: {error}{note}"
+            ) from error
 
     def _remember(self, value: Any, path: str) -> None:
         if isinstance(value, dict):

@@ -30,8 +30,10 @@ __all__ = ["Problem", "check_config", "format_problems"]
 
 INJECTED: dict[str, frozenset[str]] = {
     "optimizer": frozenset({"params"}),
+    "strategy": frozenset({"device", "precision", "loss_scale", "timeout"}),
     "EvaluateChatHook": frozenset({"respond"}),
     "PushToHubHook": frozenset({"export"}),
+    "HFCheckpointHook": frozenset({"export"}),
 }
 """What a run hands in when it builds a node, by the node's key or by the name of its target."""
 _TYPO = 0.85  # similarity from which an unknown name is taken for a misspelt one
@@ -51,7 +53,9 @@ def check_config(cfg: Config, files: Literal["warn", "error"] = "warn") -> list[
     for name, value in cfg.items():
         if name not in RUNTIME_NAMES:
             walk.value(value, Any, name)
-    problems = [*walk.problems, *_unread(cfg), *rules.cross_checks(cfg), *missing_files(cfg, files)]
+    refused = [Problem(r.path, r.expected, r.got, r.hint) for r in cfg.refused]
+    problems = [*refused, *walk.problems, *_unread(cfg), *rules.cross_checks(cfg)]
+    problems += missing_files(cfg, files)
     locate = Locator(cfg).line
     return [dataclasses.replace(p, line=locate(p.path)) for p in problems]
 
@@ -141,7 +145,7 @@ def _unread(cfg: Config) -> Iterator[Problem]:
         near = difflib.get_close_matches(name, RUNTIME_NAMES, 1, _TYPO)
         if near:
             yield Problem(name, f"'{near[0]}'", f"'{name}'", f"Did you mean '{near[0]}'?")
-        else:
+        elif cfg.original is None:  # other tools may read what stands in a file for them
             yield Problem(
                 name,
                 "a setting that is used",

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import ast
 import linecache
+import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from inlay.config import source
+from inlay.config.foreign import check_imports, is_foreign, serving
 from inlay.config.options import parse_options, set_path
 from inlay.config.schema import Run
+from inlay.config.translate import Refused, has_foreign, translate
 from inlay.core.errors import ConfigError, did_you_mean
 
 RUNTIME_NAMES = frozenset(f.name for f in fields(Run))
@@ -30,6 +34,10 @@ class Config(Mapping[str, Any]):
         name: the file's stem, which names the run.
         source: the flattened text with the overrides of top-level settings applied.
         text: the text whose line numbers are the file's own; None for a recipe of several files.
+        original: of a file for XTuner or F-LMM the values that it has made, before they were
+            translated; else None.
+        notes: of such a file, what means less or nothing here, one line each.
+        refused: of such a file, what has no counterpart here.
     """
 
     def __init__(self, values: dict[str, Any], path: Path, source: str, text: str | None) -> None:
@@ -38,6 +46,9 @@ class Config(Mapping[str, Any]):
         self.name = path.stem
         self.source = source
         self.text = text
+        self.original: dict[str, Any] | None = None
+        self.notes: list[str] = []
+        self.refused: list[Refused] = []
 
     def __getitem__(self, name: str) -> Any:
         return self._values[name]
@@ -61,6 +72,9 @@ class Config(Mapping[str, Any]):
 def load_config(path_or_name: str | Path, options: Sequence[str] = ()) -> Config:
     """Load a config file, or a recipe by its name.
 
+    A file that was written for XTuner 0.1.x, MMEngine or F-LMM is translated, without these
+    packages; options may name a place as the file does, or as it is called here.
+
     Args:
         options: ``NAME=value`` overrides a top-level setting before the file's later lines read
             it; ``a.b.0.c=value`` sets a place in the executed config. Literals only.
@@ -82,11 +96,50 @@ def load_config(path_or_name: str | Path, options: Sequence[str] = ()) -> Config
     if flattened:
         linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
     tree = source.override(ast.parse(text + tail), settings)
-    tree_values = _plain(_execute(tree, filename), {})
-    for name, value in values.items():
-        if "." in name:
+    imports_foreign = check_imports(tree, filename)
+    with serving():
+        tree_values = _plain(_execute(tree, filename), {})
+        _import_customs(tree_values.get("custom_imports"), filename)
+    places = {name: value for name, value in values.items() if "." in name}
+    plain_text = None if flattened else text
+    if not imports_foreign and not has_foreign(tree_values):
+        for name, value in places.items():
             set_path(tree_values, name, value)
-    return Config(tree_values, path, changed, None if flattened else text)
+        return Config(tree_values, path, changed, plain_text)
+    return _translated(tree_values, places, Config({}, path, changed, plain_text))
+
+
+def _translated(values: dict[str, Any], places: Mapping[str, Any], cfg: Config) -> Config:
+    """Fill ``cfg`` with an original's values; an option's place is looked for on both sides."""
+    later: dict[str, ConfigError] = {}
+    for name, value in places.items():
+        try:
+            set_path(values, name, value)
+        except ConfigError as refusal:
+            later[name] = refusal
+    found = translate(values, RUNTIME_NAMES)
+    for name, unknown in later.items():
+        try:
+            set_path(found.values, name, places[name])
+        except ConfigError:
+            raise unknown from None
+    cfg._values, cfg.original = found.values, values
+    cfg.notes, cfg.refused = found.notes, found.refused
+    return cfg
+
+
+def _import_customs(customs: Any, filename: str) -> None:
+    """Import the modules of ``custom_imports=dict(imports=[...])``, which register classes."""
+    if customs is None:
+        return
+    names = customs.get("imports", []) if isinstance(customs, dict) else customs
+    for name in [names] if isinstance(names, str) else names:
+        try:
+            import_module(name)
+        except ImportError as error:
+            if isinstance(customs, dict) and customs.get("allow_failed_imports"):
+                continue
+            raise ConfigError(f"{filename}: custom_imports: {_explain(error, {})}") from error
 
 
 def _check_settings(settings: Mapping[str, str], tree: ast.Module, path: Path) -> list[str]:
@@ -140,6 +193,7 @@ def _keyword_paths(tree: ast.Module, name: str) -> Iterator[list[str]]:
 def _execute(tree: ast.Module, filename: str) -> dict[str, Any]:
     """Run the config as a module of its own and return the names that it assigns."""
     namespace: dict[str, Any] = {"__name__": "inlay_config", "__file__": filename}
+    _import_beside(tree, Path(filename))
     try:
         exec(compile(tree, filename, "exec"), namespace)
     except Exception as error:
@@ -151,7 +205,19 @@ def _execute(tree: ast.Module, filename: str) -> dict[str, Any]:
     return {n: namespace[n] for n in names if n in namespace}
 
 
+def _import_beside(tree: ast.Module, path: Path) -> None:
+    """Let ``from .map_fns import f`` find the module beside the config, or above it."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level and node.module:
+            folder = str(path.absolute().parents[node.level - 1])
+            node.level = 0
+            if folder not in sys.path:
+                sys.path.insert(0, folder)
+
+
 def _explain(error: Exception, namespace: Mapping[str, Any]) -> str:
+    if isinstance(error, ImportError) and is_foreign(error.name or ""):
+        return f"{error}: Inlay stands in for '{error.name}' and has no counterpart of this name"
     if isinstance(error, ModuleNotFoundError):
         package = (error.name or "").partition(".")[0]
         return f"the package '{package}' is not installed ({error})"

@@ -11,7 +11,15 @@ from inlay.config.problems import Problem
 from inlay.config.registry import resolve
 from inlay.core.errors import ConfigError, did_you_mean
 
-_TEMPLATE_KEYS = ("SYSTEM", "INSTRUCTION", "SUFFIX", "SUFFIX_AS_EOS", "SEP", "STOP_WORDS")
+_TEMPLATE_KEYS = (
+    "SYSTEM",
+    "SYSTEM_INSIDE",
+    "INSTRUCTION",
+    "SUFFIX",
+    "SUFFIX_AS_EOS",
+    "SEP",
+    "STOP_WORDS",
+)
 _AT_LEAST: dict[str, float] = {
     "batch_size": 1,
     "accumulative_counts": 1,

@@ -56,15 +56,23 @@ class Loop:
 
 @dataclass
 class DistCfg:
-    """``env_cfg.dist_cfg``: the backend of a run on several devices; ``timeout`` in seconds."""
+    """``env_cfg.dist_cfg``: a run on several devices.
+
+    Attributes:
+        backend: of the process group; without a GPU it is gloo.
+        timeout: seconds that a rank waits for the others in one exchange; None is torch's own.
+        heartbeat_timeout: seconds after which a rank whose process does not answer is taken for
+            frozen, and all are ended; 0 looks after none.
+    """
 
     backend: Literal["nccl", "gloo"] = "nccl"
     timeout: float | None = None
+    heartbeat_timeout: float = 30
 
 
 @dataclass
 class EnvCfg:
-    """``env_cfg``; ``compile`` runs the model's forward through ``torch.compile``."""
+    """``env_cfg``; ``compile`` runs transformer blocks through ``torch.compile``."""
 
     cudnn_benchmark: bool = False
     dist_cfg: DistCfg | None = None
@@ -92,7 +100,7 @@ class Run:
     """Every top-level name that the runtime reads. Those without a default are required.
 
     ``run_name`` is a text with fields: ``{name}`` of any setting, ``{num_gpus}``,
-    ``{global_batch}``, ``{date}``.
+    ``{global_batch}``, ``{date}``. ``strategy`` says how several devices share a run.
     """
 
     model: Node
@@ -106,6 +114,7 @@ class Run:
     param_scheduler: list[Node] | Node | None = None
     custom_hooks: list[Node] | None = None
     default_hooks: dict[str, Node | None] | None = None
+    strategy: Literal["ddp", "fsdp"] | Node | None = None
     env_cfg: EnvCfg | None = None
     visualizer: Node | None = None
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"

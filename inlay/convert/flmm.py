@@ -6,18 +6,20 @@ with the names of segment-anything, and ``refiner.sam`` here, with those of tran
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from inlay.core.errors import CheckpointError, did_you_mean
+from inlay.core.torch_file import load_torch, state_dict_of
+from inlay.core.zero import find_zero, read_zero
 from inlay.models.grounding.sam_names import from_hf, to_hf
 
 Tensors = dict[str, torch.Tensor]
+T = TypeVar("T")
 
 THEIR_SAM, OUR_SAM = "sam.model.", "refiner.sam."
 SAME = ("mask_head.", "text_proj.", "text_layer_weights")
@@ -37,13 +39,25 @@ def read_flmm(path: str | Path) -> Tensors:
 
     Args:
         path: a ``.pth`` file as published, or as MMEngine writes it (``state_dict`` beside meta
-            data). Only tensors and plain values are unpickled, no code.
+            data), or a folder of DeepSpeed's ZeRO. No code in it is run.
 
     Raises:
         CheckpointError: missing, damaged, not of F-LMM, or with more in it than plain values.
     """
-    state = _unwrap(_load(Path(path)), path)
-    ours, sam, unknown = {}, {}, []
+    if zero := find_zero(path):
+        return from_flmm(read_zero(zero).weights, zero)
+    return from_flmm(state_dict_of(load_torch(path), path), path)
+
+
+def from_flmm(state: Mapping[str, T], path: str | Path) -> dict[str, T]:
+    """Return what F-LMM's names stand for by the names of ``FrozenGrounding``.
+
+    Raises:
+        CheckpointError: ``path`` (named in the error) is no checkpoint of F-LMM.
+    """
+    ours: dict[str, T] = {}
+    sam: dict[str, T] = {}
+    unknown = []
     for name, tensor in state.items():
         name = name.removeprefix("module.")
         if name.startswith(SAME):
@@ -153,28 +167,3 @@ def check_lmm(
             f"'{source}' was trained on another language model: it expects {', '.join(theirs)}; "
             f"this one has {', '.join(ours)}. Load it with the model that it was trained on."
         )
-
-
-def _load(path: Path) -> Any:
-    if not path.is_file():
-        found = "is a folder" if path.is_dir() else "does not exist"
-        raise CheckpointError(f"'{path}' {found}: expected a .pth file of F-LMM")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).partition("\n")[0]
-        raise CheckpointError(
-            f"'{path}' holds more than tensors and plain values, or is damaged; it was not run "
-            f"({reason}). Where you trust it, save its weights alone: "
-            "torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW)"
-        ) from error
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise CheckpointError(f"'{path}' is damaged: {error}") from error
-
-
-def _unwrap(loaded: Any, path: str | Path) -> Tensors:
-    """The tensors by name, without what MMEngine puts around them."""
-    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
-        raise CheckpointError(f"'{path}' is no checkpoint of F-LMM: expected tensors by name")
-    return state

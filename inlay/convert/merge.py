@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from inlay.convert.folder import staged
+from inlay.convert.internlm2 import in_layout
 from inlay.convert.probe import probe_ids, probe_logits
 from inlay.convert.record import write_record
 from inlay.convert.see import Probe, native_probe
@@ -42,6 +43,7 @@ def merge(
     device: str = "cpu",
     dtype: str | None = None,
     max_shard_size: str = "2GB",
+    layout: str = "own",
 ) -> Path:
     """Write ``base`` with ``adapter`` folded into its weights as a Hugging Face folder.
 
@@ -53,18 +55,22 @@ def merge(
         device: ``"cpu"``, ``"cuda"`` or ``"auto"`` (a GPU where there is one).
         dtype: ``"float16"``, ``"bfloat16"``, ``"float32"``, or None for that of the base.
         max_shard_size: largest weight file, such as ``"2GB"``.
+        layout: ``"own"``, or ``"llama"`` for an InternLM2 under the names of transformers' Llama.
 
     Raises:
-        ModelError: the adapter does not fit, the base is quantised, or the merged model answers
-            otherwise than the adapter does.
+        ModelError: the adapter does not fit, the base is quantised, the merged model answers
+            otherwise than the adapter does, or the model has no such layout.
     """
     from transformers import AutoTokenizer
 
     own = (Path(adapter) / "tokenizer_config.json").is_file()
-    tokenizer = AutoTokenizer.from_pretrained(adapter if own else base)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(adapter if own else base)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot load a tokenizer from '{base}': {error}") from error
     place = default_device() if device == "auto" else device
     llm, processor, probe = _load_base(base, tokenizer, place)
-    merged = _merged(llm, adapter, probe)
+    merged = in_layout(_merged(llm, adapter, probe), layout)
     cast_weights(merged, getattr(torch, dtype) if dtype else None)
     stop_ids = prepare_tokenizer(tokenizer, None, processor)
     auto = "AutoModelForImageTextToText" if processor else "AutoModelForCausalLM"
@@ -198,7 +204,10 @@ def _untie_if_targeted(llm: Any, adapter: str) -> None:
         return
     if not getattr(llm.config.get_text_config(), "tie_word_embeddings", False):
         return
-    config = PeftConfig.from_pretrained(adapter)
+    try:
+        config = PeftConfig.from_pretrained(adapter)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot load an adapter from '{adapter}': {error}") from error
     changed = {*_names(config.target_modules), *_names(config.modules_to_save)}
     ends = (llm.get_input_embeddings(), llm.get_output_embeddings())
     names = {n.rsplit(".", 1)[-1] for n, m in llm.named_modules() if m in ends}

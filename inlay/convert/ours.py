@@ -1,4 +1,4 @@
-"""Look at exports that Inlay alone can load: LLaVA parts and nanoVLM folders."""
+"""Look at exports that Inlay alone can load: LLaVA parts, nanoVLM folders, InternLM2's layout."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from typing import Any
 from inlay.convert.probe import environment, read_weights
 from inlay.convert.see import Probe, llava_logits
 
-OURS = ("parts", "nanovlm")
+OURS = ("parts", "nanovlm", "official")
+MODEL_TYPES = ("internlm2",)
+"""Models of ours that are written as transformers writes its own."""
+
+
+def needs_inlay(record: dict[str, Any]) -> bool:
+    """Whether plain transformers and peft do not load what was exported."""
+    return record["kind"] in OURS or record.get("model_type") in MODEL_TYPES
 
 
 def look_here(folder: Path, record: dict[str, Any], base: str | None) -> tuple[dict[str, Any], Any]:
@@ -26,8 +33,13 @@ def look_here(folder: Path, record: dict[str, Any], base: str | None) -> tuple[d
     bases = record["bases"]
     if record["kind"] == "parts":
         bits = _bits(record["quantization"])
-        llm = base or bases["llm"] or str(folder)
-        model: Any = load_parts(llm, str(folder), bases["visual_encoder"], bits=bits, device="cpu")
+        llm, encoder = base or bases["llm"] or str(folder), bases["visual_encoder"]
+        dtype = record.get("llm_dtype") if bits else None
+        model: Any = load_parts(llm, str(folder), encoder, bits=bits, llm_dtype=dtype, device="cpu")
+    elif record["kind"] == "official":
+        from inlay.convert.official import load_official
+
+        model = load_official(folder, bases["visual_encoder"])
     else:
         model = load_vlm(str(folder), device="cpu")
     probe = Probe(record["probe_ids"], record["images"])

@@ -114,6 +114,8 @@ def _write_record(
         # Base models may be loaded in another precision than they were trained in.
         "tolerance": rounding * max(1.0, float(logits.abs().max())) if any(bases.values()) else 0.0,
         "quantization": quantization_of(model.llm),
+        # What was quantised in one precision is not what is quantised in another.
+        "llm_dtype": str(model.llm.config.dtype or "auto").removeprefix("torch."),
         "image_token_id": token,
         "device": model.device.type,
     }

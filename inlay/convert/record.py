@@ -43,6 +43,7 @@ def write_record(
         "kind": "adapter" if base else "model",
         "auto": auto,
         "base": base,
+        "model_type": model.config.model_type,
         "load_dtype": str(model.config.dtype).removeprefix("torch."),
         "quantization": quantization_of(model),
         "device": model.device.type,

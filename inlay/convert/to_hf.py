@@ -12,6 +12,7 @@ from torch import nn
 
 from inlay.convert.card import model_card
 from inlay.convert.folder import staged
+from inlay.convert.internlm2 import copy_published_files
 from inlay.convert.jinja import chat_template
 from inlay.convert.record import write_record
 from inlay.convert.see import native_probe
@@ -124,6 +125,8 @@ def write_model(llm: Any, folder: Path, max_shard_size: str) -> None:
         llm.config.use_cache = True  # training switches it off
         _repair_generation_config(llm)
     llm.save_pretrained(folder, max_shard_size=max_shard_size)
+    if llm.config.model_type == "internlm2":
+        copy_published_files(llm.config._name_or_path, folder)
 
 
 def write_generation_config(llm: Any, stop_ids: list[int], folder: Path) -> None:

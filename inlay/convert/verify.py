@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from inlay.convert import probe
-from inlay.convert.ours import OURS, look_here
+from inlay.convert.ours import OURS, look_here, needs_inlay
 from inlay.convert.record import columns_of, read_record
 from inlay.core.errors import ModelError
 
@@ -24,8 +24,8 @@ def verify(
     """Load an export back with plain transformers and peft, compare, print a table of the checks.
 
     Logits must be equal bit for bit where hardware and torch are those of the export. What Inlay
-    alone can load (LLaVA parts, nanoVLM) is loaded by it; where such parts stand on base models of
-    another precision, the record says what rounding may do.
+    alone can load (LLaVA parts, nanoVLM, InternLM2's layout) is loaded by it; where such parts
+    stand on base models of another precision, the record says what rounding may do.
 
     Args:
         folder: an export of ``inlay convert``.
@@ -78,7 +78,7 @@ def conclude(
 
 
 def _look(folder: Path, record: dict[str, Any], base: str | None) -> tuple[dict[str, Any], Any]:
-    """Run the probe script; return its answer and the logits, float32 ``[N, vocab]``."""
+    """Run the probe; return its answer and the logits, float32 ``[N, vocab]``."""
     import torch
     from safetensors.torch import load_file
 
@@ -97,17 +97,33 @@ def _look(folder: Path, record: dict[str, Any], base: str | None) -> tuple[dict[
             "threads": torch.get_num_threads(),
             "logits_file": str(file),
         }
-        done = subprocess.run(
-            [sys.executable, "-I", str(Path(probe.__file__).resolve())],
-            input=json.dumps(request),
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-        )
-        if done.returncode != 0:
-            raise ModelError(f"the export '{folder}' does not load: {done.stderr.strip()[-500:]}")
-        logits = load_file(file)["logits"] if file.is_file() else None
-        return json.loads(done.stdout), logits
+        answer = _here(request) if needs_inlay(record) else _elsewhere(request)
+        return answer, load_file(file)["logits"] if file.is_file() else None
+
+
+def _here(request: dict[str, Any]) -> dict[str, Any]:
+    """Run the probe in this process, with Inlay's own models."""
+    import inlay.models.internlm2  # noqa: F401 (makes transformers know it)
+
+    try:
+        return probe.look(request)
+    except Exception as error:  # as the script answers
+        return {"error": f"{type(error).__name__}: {error}"}
+
+
+def _elsewhere(request: dict[str, Any]) -> dict[str, Any]:
+    """Run the probe script in a process that never imports Inlay."""
+    done = subprocess.run(
+        [sys.executable, "-I", str(Path(probe.__file__).resolve())],
+        input=json.dumps(request),
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+    )
+    if done.returncode != 0:
+        folder = request["folder"]
+        raise ModelError(f"the export '{folder}' does not load: {done.stderr.strip()[-500:]}")
+    return json.loads(done.stdout)
 
 
 def _base_of(folder: Path) -> str:
@@ -137,7 +153,7 @@ def _checks(record: dict[str, Any], answer: dict[str, Any]) -> dict[str, tuple[b
     problems, misfits = answer["tensors"], answer["misfits"]
     by = "without inlay" if answer["foreign"] else "inlay imported"
     checks = {
-        "process": (answer["foreign"] or record["kind"] in OURS, by),
+        "process": (answer["foreign"] or needs_inlay(record), by),
         "tensors": (not problems, "; ".join(problems[:3]) or "none empty, all finite"),
         "weights": (
             answer["weights_sha256"] == record["weights_sha256"],

@@ -239,7 +239,7 @@ def _map_tensors(value: Any, move: Callable[[torch.Tensor], torch.Tensor]) -> An
     return move(value) if isinstance(value, torch.Tensor) else value
 
 
-@dataclass(slots=True)
+@dataclass  # without slots: ZeRO-3 looks through vars() of what a module returns
 class StepOutput:
     """What a model's ``forward`` returns in training and validation.
 
@@ -252,6 +252,14 @@ class StepOutput:
     loss_sum: torch.Tensor
     loss_units: int
     metrics: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        """``"loss"``, the mean over its units, or a metric: as hooks for MMEngine read outputs."""
+        return self.loss_sum / max(self.loss_units, 1) if name == "loss" else self.metrics[name]
+
+    def keys(self) -> list[str]:
+        """Names for ``[]``; with them ``dict(outputs)`` works."""
+        return ["loss", *self.metrics]
 
 
 @dataclass(slots=True)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from inlay.data.vision.hf import HFImageProcessor
     from inlay.data.vision.mgm import MGMImageProcessor
     from inlay.data.vision.padded import PaddedImageProcessor
+    from inlay.data.vision.padded_load import load_padded_processor
     from inlay.data.vision.square import SquareImageProcessor
     from inlay.data.vision.tiled import TiledImageProcessor
 
@@ -50,6 +51,7 @@ _HOMES = {
     "TiledImageProcessor": "vision.tiled",
     "WindowLoader": "loader",
     "detect_format": "formats",
+    "load_padded_processor": "vision.padded_load",
 }
 
 __all__ = [
@@ -74,6 +76,7 @@ __all__ = [
     "TiledImageProcessor",
     "WindowLoader",
     "detect_format",
+    "load_padded_processor",
 ]
 
 

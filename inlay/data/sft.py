@@ -62,6 +62,8 @@ class ChatDataset:
             bad row; False: only its header, and a broken one stops the run.
         max_sample_length: most tokens of a sample; None: ``max_length``.
         max_items: only the first so many items; None: all.
+        pictures_in_length: whether lengths count the tokens of pictures; False: ``max_length`` is
+            that of the text, the tokens of one picture come on top (XTuner's ``LLaVADataset``).
 
     Attributes:
         report: what became of the rows of all sources, both parts together.
@@ -97,7 +99,10 @@ class ChatDataset:
         verify_images: bool = True,
         max_sample_length: int | None = None,
         max_items: int | None = None,
+        pictures_in_length: bool = True,
     ) -> None:
+        if image_processor is not None and not pictures_in_length:
+            max_length += len(image_processor.plan(1, 1).ids) - 1  # its mark is counted already
         longest = sample_length(max_length, max_sample_length)
         policy = Policy(longest, overlong, max_images, max_tiles, min_ratings, verify_images)
         self._split = Split(part, val_fraction, val_size)
@@ -137,6 +142,12 @@ class ChatDataset:
     def num_samples_total(self) -> int:
         """Samples of one epoch."""
         return len(self._samples)
+
+    @property
+    def source_sizes(self) -> list[int]:
+        """Samples of one epoch from each source."""
+        stores = np.searchsorted(self._firsts, self._samples, side="right") - 1
+        return np.bincount(stores, minlength=len(self._stores)).tolist()
 
     def sample(self, index: int) -> Sample:
         """Return sample ``index`` of the epoch, in the order of the sources; no picture is read."""

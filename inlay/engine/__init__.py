@@ -14,14 +14,21 @@ _HOMES = {
     "PolyLR": "inlay.engine.schedule",
     "WarmupCosineLR": "inlay.engine.schedule",
     "FunctionLR": "inlay.engine.schedule",
+    "DeepSpeed": "inlay.engine.parallel.deepspeed_config",
     "Runner": "inlay.engine.runner",
+    "DataParallel": "inlay.engine.parallel.ddp",
+    "FullySharded": "inlay.engine.parallel.fsdp",
     "Visualizer": "inlay.engine.trackers",
     "LocalVisBackend": "inlay.engine.trackers",
     "TensorboardVisBackend": "inlay.engine.trackers",
+    "WandbVisBackend": "inlay.engine.trackers",
 }
 __all__ = [
     "ConstantLR",
     "CosineAnnealingLR",
+    "DataParallel",
+    "DeepSpeed",
+    "FullySharded",
     "FunctionLR",
     "LinearLR",
     "LocalVisBackend",
@@ -32,6 +39,7 @@ __all__ = [
     "TensorboardVisBackend",
     "TrainLoop",
     "Visualizer",
+    "WandbVisBackend",
     "WarmupCosineLR",
 ]
 

@@ -1,10 +1,10 @@
 """Checkpoints on disk: a folder that is either whole and verified, or not there.
 
-``iter_N/`` holds ``model.safetensors`` (trained weights), ``optimizer.safetensors``,
-``rng_R.safetensors`` for every rank R, ``state.json`` (counters, data position, identity),
-``config.py`` (resolved), what hooks added, and ``manifest.json`` with size and SHA-256 of the rest.
-It is written under a temporary name, synced, then renamed; ``last_checkpoint`` (a relative name)
-comes last. Nothing is pickled.
+``iter_N/`` holds ``model.safetensors`` (trained weights), ``optimizer.safetensors`` or the pieces
+of all ranks (see ``optimizer_files``), ``rng_R.safetensors`` for every rank R, ``state.json``
+(counters, data position, identity), ``config.py`` (resolved), what hooks added, and
+``manifest.json`` with size and SHA-256 of the rest. It is written under a temporary name, synced,
+then renamed; ``last_checkpoint`` (a relative name) comes last. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,31 +47,74 @@ class Checkpoint:
     config: str = ""
 
 
-def write(path: Path, checkpoint: Checkpoint) -> None:
-    """Write ``checkpoint`` to the folder ``path``: all of it, or nothing.
+def alone(value: Any) -> list[Any]:
+    """Gather ``value`` of every rank, where there is but one."""
+    return [value]
+
+
+def write(
+    path: Path,
+    checkpoint: Checkpoint,
+    rank: int = 0,
+    gather: Callable[[Any], list[Any]] = alone,
+) -> None:
+    """Write ``checkpoint`` to the folder ``path``: all of it, or nothing. Every rank calls it.
+
+    Each rank brings the tensors that it writes; state and config are those of rank 0.
+
+    Args:
+        gather: returns its argument on every rank, in rank order.
 
     Raises:
-        CheckpointError: the disk is full or not writable; what was there before is untouched.
+        CheckpointError: on every rank, where one could not write: a disk is full, not writable, or
+            not shared. What was there before is untouched.
     """
-    temporary = path.parent / f".{path.name}.tmp-{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = Path(gather(str(path.parent / f".{path.name}.tmp-{os.getpid()}"))[0])
+
+    def together(step: Callable[[], Any]) -> list[Any]:
+        """Take a step on every rank; return what each has got."""
+        done = gather(_tried(step))
+        errors = [error for _, error in done if error is not None]
+        if errors:
+            raise CheckpointError(
+                f"could not write checkpoint {path}: {errors[0]}. Earlier checkpoints "
+                "are untouched; free some space or fix the permissions, then resume."
+            )
+        return [value for value, _ in done]
+
     try:
-        temporary.mkdir(parents=True)
-        _write_files(temporary, checkpoint)
-        _swap(temporary, path)
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise CheckpointError(
-            f"could not write checkpoint {path}: {error.strerror or error}. Earlier checkpoints "
-            "are untouched; free some space or fix the permissions, then resume."
-        ) from error
+        together(lambda: _make_empty(temporary) if rank == 0 else None)
+        files = together(lambda: _write_files(temporary, checkpoint, with_state=rank == 0))
+        merged = {name: entry for part in files for name, entry in part.items()}
+        together(lambda: _commit(temporary, path, merged) if rank == 0 else None)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
-def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write all files; hash and sync in threads meanwhile, so the largest go first."""
+def _tried(step: Callable[[], Any]) -> tuple[Any, str | None]:
+    """Return what ``step`` returns, or what the disk had against it."""
+    try:
+        return step(), None
+    except OSError as error:
+        return None, error.strerror or str(error)
+
+
+def _make_empty(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+def _write_files(folder: Path, checkpoint: Checkpoint, with_state: bool) -> dict[str, Any]:
+    """Write one rank's files; hash and sync in threads meanwhile, so the largest go first.
+
+    Returns:
+        Size and SHA-256 of each, by name.
+    """
+    texts = {}
+    if with_state:
+        state = json.dumps({"format": FORMAT, **checkpoint.state}, indent=1)
+        texts = {"state.json": state, "config.py": checkpoint.config}
     hashes: dict[str, Future[str]] = {}
     with ThreadPoolExecutor(2) as pool:
         syncs = []
@@ -78,21 +122,25 @@ def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
             name = f"{stem}.safetensors"
             hashes[name] = write_tensors(folder / name, tensors)
             syncs.append(pool.submit(_sync, folder / name))
-        state = json.dumps({"format": FORMAT, **checkpoint.state}, indent=1)
-        for name, text in (("state.json", state), ("config.py", checkpoint.config)):
+        for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
             hashes[name] = pool.submit(file_sha256, folder / name)
             syncs.append(pool.submit(_sync, folder / name))
         for sync in syncs:
             sync.result()
-        files = {
+        return {
             name: {"size": (folder / name).stat().st_size, "sha256": digest.result()}
             for name, digest in hashes.items()
         }
-    manifest = folder / MANIFEST
+
+
+def _commit(temporary: Path, path: Path, files: dict[str, Any]) -> None:
+    """Seal the folder with its manifest and give it its name."""
+    manifest = temporary / MANIFEST
     manifest.write_text(json.dumps({"format": FORMAT, "files": files}, indent=1), encoding="utf-8")
     _sync(manifest)
-    _sync(folder)
+    _sync(temporary)
+    _swap(temporary, path)
 
 
 def _size(tensors: dict[str, torch.Tensor]) -> int:

@@ -10,6 +10,7 @@ from torch import nn
 
 from inlay.core.errors import CheckpointError, ConfigError
 from inlay.engine.groups import PartRates, parameter_groups
+from inlay.engine.optimizer_files import SavedState
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -51,12 +52,15 @@ def build_optimizer(
 def optimizer_state(
     optimizer: Any, parameters: dict[str, nn.Parameter]
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Return tensors ``"<parameter>|<key>"`` and JSON values of the optimizer's state.
+    """Return tensors ``"<parameter>|<key>"`` and the rest of the optimizer's state, JSON values.
 
     Read as the optimizer holds it: ``state_dict`` of some optimizers casts or nests it.
 
     Args:
         parameters: what the optimizer got, by name.
+
+    Returns:
+        Tensors, and the ``meta`` of :class:`SavedState`.
     """
     tensors: dict[str, torch.Tensor] = {}
     scalars: dict[str, Any] = {}
@@ -77,26 +81,32 @@ def optimizer_state(
 
 
 def load_optimizer_state(
-    optimizer: Any,
-    parameters: dict[str, nn.Parameter],
-    tensors: dict[str, torch.Tensor],
-    meta: dict[str, Any],
+    optimizer: Any, parameters: dict[str, nn.Parameter], saved: SavedState
 ) -> None:
-    """Restore what :func:`optimizer_state` returned.
+    """Restore what :func:`optimizer_state`, or that of another strategy, returned.
 
     Learning rate, betas and weight decay stay those of the *new* config: they are free to change.
 
     Raises:
         CheckpointError: the state names a parameter that the model does not train.
     """
-    on_host = set(meta["on_host"])
-    for full, value in [*tensors.items(), *meta["scalars"].items()]:
-        name, key = full.rsplit("|", 1)
-        if name not in parameters:
-            raise CheckpointError(
-                f"the checkpoint holds optimizer state of '{name}', which this model does not train"
-            )
-        parameter = parameters[name]
-        if isinstance(value, torch.Tensor) and full not in on_host:
+    for full in saved.names():
+        parameter, key = place_of(full, parameters)
+        value = saved.whole(full)
+        if isinstance(value, torch.Tensor) and full not in saved.on_host:
             value = value.to(parameter.device)
         optimizer.state[parameter][key] = value
+
+
+def place_of(full: str, parameters: dict[str, nn.Parameter]) -> tuple[nn.Parameter, str]:
+    """Return parameter and key of the state ``full``, ``"<parameter>|<key>"``.
+
+    Raises:
+        CheckpointError: the model does not train such a parameter.
+    """
+    name, key = full.rsplit("|", 1)
+    if name not in parameters:
+        raise CheckpointError(
+            f"the checkpoint holds optimizer state of '{name}', which this model does not train"
+        )
+    return parameters[name], key

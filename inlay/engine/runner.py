@@ -70,8 +70,8 @@ class Runner:
     ) -> None:
         self.model = model
         self.strategy = strategy
-        self.wrapped: nn.Module = model
         self.optimizer = optimizer
+        self.wrapped = strategy.prepare(model, optimizer) if optimizer else model
         self.schedules = schedules or []
         self.train_dataloader: Any = train_loader
         self.val_dataloader: Any = val_loader
@@ -174,7 +174,6 @@ class Runner:
 
     def train(self) -> str | None:
         """Train, with all hooks. Returns None, or why the run stopped early."""
-        self.wrapped = self.strategy.prepare(self.model)
         self.model.train()
         previous = self._catch_signals()
         try:
@@ -296,7 +295,7 @@ class Runner:
 
     def load_weights(self, tensors: dict[str, torch.Tensor], source: str | Path) -> None:
         """Copy trained weights into the model; ``source`` is named in errors."""
-        snapshot.copy_weights(self.named_parameters, tensors, source)
+        snapshot.copy_weights(self.named_parameters, tensors, source, self.strategy)
 
     def restore(self, checkpoint: ckpt.Checkpoint, source: str | Path) -> None:
         """Continue from ``checkpoint``; ``source`` is named in errors."""

@@ -14,7 +14,8 @@ from torch import nn
 from inlay.core.errors import CheckpointError
 from inlay.engine import checkpoint as ckpt
 from inlay.engine import rng
-from inlay.engine.optim import load_optimizer_state, optimizer_state
+from inlay.engine.optimizer_files import SavedState, file_stem
+from inlay.engine.parallel.single import SingleDevice
 from inlay.engine.state import RunState
 
 if TYPE_CHECKING:
@@ -43,11 +44,9 @@ def save(runner: Runner, name: str) -> Path | None:
     }
     runner.hooks_list.call("before_save_checkpoint", runner, checkpoint=extra)
     path = runner.work_dir / name
-    runner.strategy.barrier()
-    if runner.rank == 0:
-        ckpt.write(path, _assemble(runner, saved, randoms, extra))
-        if ckpt.NAME.match(name):
-            ckpt.point_to(runner.work_dir, name)
+    ckpt.write(path, _assemble(runner, saved, randoms, extra), runner.rank, runner.strategy.gather)
+    if runner.rank == 0 and ckpt.NAME.match(name):
+        ckpt.point_to(runner.work_dir, name)
     runner.strategy.barrier()
     runner.hooks_list.call("after_save_checkpoint", runner, checkpoint=extra)
     return path if runner.rank == 0 else None
@@ -69,18 +68,22 @@ def _counters(runner: Runner) -> dict[str, Any]:
 def _assemble(
     runner: Runner, saved: dict[str, Any], randoms: list[Any], extra: dict[str, Any]
 ) -> ckpt.Checkpoint:
-    """Everything of the run as tensors and JSON values."""
-    parameters = runner.named_parameters
-    broken = [n for n, p in parameters.items() if not bool(torch.isfinite(p).all())]
+    """What this rank writes of the run, as tensors and JSON values; rank 0 writes most of it."""
+    strategy, parameters = runner.strategy, runner.named_parameters
+    weights = strategy.weights(parameters)
+    broken = [n for n, w in weights.items() if not bool(torch.isfinite(w).all())]
+    broken = strategy.gather(broken)[0]  # all ranks stop, or none
     if broken:
         raise CheckpointError(
             f"not saved: {len(broken)} weights hold NaN or infinity, first '{broken[0]}'"
         )
-    optim_tensors, optim_meta = optimizer_state(runner.optimizer, parameters)
-    tensors: dict[str, dict[str, torch.Tensor]] = {
-        "model": {n: p.data for n, p in parameters.items()},
-        "optimizer": optim_tensors,
-    }
+    optim_tensors, optim_meta = strategy.optimizer_state(runner.optimizer, parameters)
+    tensors: dict[str, dict[str, torch.Tensor]] = {}
+    if strategy.cuts_state or runner.rank == 0:
+        tensors[file_stem(runner.rank if strategy.cuts_state else None)] = optim_tensors
+    if runner.rank != 0:
+        return ckpt.Checkpoint(tensors)
+    tensors["model"] = weights
     for rank, (rng_tensors, _) in enumerate(randoms):
         tensors[f"rng_{rank}"] = rng_tensors
     added = {k: v for k, v in extra.items() if isinstance(v, torch.Tensor)}
@@ -126,13 +129,13 @@ def restore(runner: Runner, checkpoint: ckpt.Checkpoint, source: str | Path) -> 
     Raises:
         CheckpointError: it is a checkpoint of another model.
     """
-    copy_weights(runner.named_parameters, checkpoint.tensors["model"], source)
+    weights = checkpoint.tensors["model"]
+    copy_weights(runner.named_parameters, weights, source, runner.strategy)
     saved = checkpoint.state
-    load_optimizer_state(
+    runner.strategy.load_optimizer_state(
         runner.optimizer,
         runner.named_parameters,
-        checkpoint.tensors.get("optimizer", {}),
-        saved["optimizer"],
+        SavedState.of(checkpoint.tensors, saved["optimizer"]),
     )
     runner.strategy.load_state(saved["strategy"])
     runner.state = RunState(**saved["run"])
@@ -155,13 +158,21 @@ def _renumber(runner: Runner, old: dict[str, Any]) -> None:
 
 
 def copy_weights(
-    parameters: dict[str, nn.Parameter], tensors: dict[str, torch.Tensor], source: str | Path
+    parameters: dict[str, nn.Parameter],
+    tensors: dict[str, torch.Tensor],
+    source: str | Path,
+    strategy: SingleDevice | None = None,
 ) -> None:
     """Copy a checkpoint's weights into the parameters that a model trains.
+
+    Args:
+        source: named in errors.
+        strategy: that has placed the parameters; None: they are whole.
 
     Raises:
         CheckpointError: names or shapes differ.
     """
+    strategy = strategy or SingleDevice(torch.device("cpu"))
     missing = sorted(set(parameters) - set(tensors))
     surplus = sorted(set(tensors) - set(parameters))
     if missing or surplus:
@@ -170,9 +181,9 @@ def copy_weights(
             f" it (first: {missing[:1]}), {len(surplus)} are unknown (first: {surplus[:1]})"
         )
     for name, parameter in parameters.items():
-        if parameter.shape != tensors[name].shape:
+        if strategy.shape(parameter) != tensors[name].shape:
             raise CheckpointError(
                 f"{source}: '{name}' has shape {tuple(tensors[name].shape)}, "
-                f"the model expects {tuple(parameter.shape)}"
+                f"the model expects {tuple(strategy.shape(parameter))}"
             )
-        parameter.data.copy_(tensors[name])
+    strategy.load_weights(parameters, tensors)

@@ -1,4 +1,4 @@
-"""Where records of a run go: JSON lines and TensorBoard."""
+"""Where records of a run go: JSON lines, TensorBoard, Weights & Biases."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import math
 from pathlib import Path
 from typing import Any, Protocol
+
+from inlay.core.errors import ConfigError
 
 
 class Tracker(Protocol):
@@ -57,6 +59,45 @@ class TensorboardVisBackend:
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
+
+
+class WandbVisBackend:
+    """Weights & Biases, a package of its own.
+
+    Args:
+        init_kwargs: of ``wandb.init``: ``project``, ``name``, ``mode="offline"``, ...
+        define_metric_cfg: summary by scalar, such as ``{"train/loss": "min"}``.
+    """
+
+    def __init__(
+        self,
+        init_kwargs: dict[str, Any] | None = None,
+        define_metric_cfg: dict[str, str] | None = None,
+    ) -> None:
+        self.init_kwargs = init_kwargs or {}
+        self.define_metric_cfg = define_metric_cfg or {}
+
+    def open(self, folder: Path) -> None:
+        """Start a run. Raises ConfigError where the package is not installed."""
+        try:
+            import wandb  # type: ignore[import-not-found, unused-ignore]
+        except ImportError as error:
+            raise ConfigError("WandbVisBackend needs the package: pip install wandb") from error
+        folder.mkdir(parents=True, exist_ok=True)
+        self._run = wandb.init(**{"dir": str(folder), **self.init_kwargs})
+        for name, summary in self.define_metric_cfg.items():
+            self._run.define_metric(name, summary=summary)
+
+    def write(self, record: dict[str, Any]) -> None:
+        numbers = {
+            key if "/" in key else f"train/{key}": value
+            for key, value in record.items()
+            if key not in ("step", "iter") and isinstance(value, int | float)
+        }
+        self._run.log(numbers, step=record["step"])
+
+    def close(self) -> None:
+        self._run.finish()
 
 
 class Visualizer:

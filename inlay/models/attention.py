@@ -209,11 +209,3 @@ def _softcapped(
 
 AttentionInterface.register(NAME, packed_attention)
 AttentionMaskInterface.register(NAME, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
-
-
-def hide_from_compiler() -> None:
-    """Keep ``torch.compile`` out of the attention: what it runs depends on the document borders.
-
-    Traced, it would be compiled anew for every row, and the tracer fails on some of them.
-    """
-    AttentionInterface.register(NAME, torch.compiler.disable(packed_attention))

@@ -93,7 +93,8 @@ class LLaVAModel(nn.Module):
         warn_of_untrained_rows(self.llm, new_rows)
         if use_activation_checkpointing:
             recompute_activations(self.llm)
-            recompute_activations(self.visual_encoder)
+            if any(p.requires_grad for p in self.visual_encoder.parameters()):
+                recompute_activations(self.visual_encoder)
 
     def _add_adapters(self, llm_lora: Any, encoder_lora: Any, pretrained_pth: str | None) -> None:
         """Load the earlier stage and add LoRA: its weights may be of the parts with or without."""
@@ -144,7 +145,7 @@ class LLaVAModel(nn.Module):
         def logits_at(positions: torch.Tensor) -> torch.Tensor:
             return self.llm(**inputs, logits_to_keep=positions).logits[0]
 
-        return next_token_loss(logits_at, labels, trained_positions)
+        return next_token_loss(self.llm, logits_at, labels, trained_positions)
 
     def hidden(
         self,

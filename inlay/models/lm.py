@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
+import inlay.models.internlm2  # noqa: F401 (makes transformers know it)
 from inlay.core.errors import ModelError, did_you_mean
+from inlay.models.adapter_files import readable
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32, "auto": "auto"}
 
@@ -124,10 +126,21 @@ def apply_lora(llm: Any, lora: Any) -> Any:
 
 
 def recompute_activations(model: Any) -> None:
-    """Switch activation checkpointing on, by the name that this transformers release has for it."""
+    """Switch activation checkpointing on, by the name that this transformers release has for it.
+
+    Raises:
+        ModelError: the model has no layers that can be recomputed.
+    """
     name = "activation_checkpointing_enable"
     enable = getattr(model, name if hasattr(model, name) else "gradient_checkpointing_enable")
-    enable({"use_reentrant": False})
+    try:
+        # Not reentrant: gradients reach adapters though the embeddings are frozen.
+        enable({"use_reentrant": False})
+    except ValueError as error:
+        raise ModelError(
+            f"{type(without_adapter(model)).__name__} cannot recompute its activations ({error}). "
+            "Set use_activation_checkpointing=False"
+        ) from error
 
 
 @contextmanager
@@ -176,16 +189,17 @@ def load_adapter(llm: Any, path: str) -> Any:
     if Path(path).is_dir() and not (Path(path) / "adapter_config.json").is_file():
         raise ModelError(f"'{path}' is not an adapter: it holds no adapter_config.json")
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), readable(path, llm) as folder:
             warnings.filterwarnings("ignore", message=".*missing adapter keys.*")  # judged below
-            model = PeftModel.from_pretrained(llm, path)
+            model = PeftModel.from_pretrained(llm, folder)
+            odd = _misfits(model, folder)
     except (RuntimeError, ValueError, OSError) as error:
         lines = str(error).splitlines()
         reason = lines[min(1, len(lines) - 1)].strip()  # torch's first line is a title
         raise ModelError(
             f"the adapter '{path}' does not fit {type(llm).__name__}: {reason}{_base_note(path)}"
         ) from error
-    if odd := _misfits(model, path):
+    if odd:
         raise ModelError(
             f"the adapter '{path}' does not fit {type(llm).__name__}: {len(odd)} weights are "
             f"missing on one side, first '{odd[0]}'.{_base_note(path)}"

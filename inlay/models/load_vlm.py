@@ -96,6 +96,7 @@ def load_parts(
     *,
     visual_select_layer: int | str | None = "stored",
     dtype: str | torch.dtype = "auto",
+    llm_dtype: str | torch.dtype | None = None,
     bits: int | None = None,
     adapter: str | None = None,
     device: str | torch.device | None = None,
@@ -111,6 +112,7 @@ def load_parts(
         visual_select_layer: the encoder's layer; by default the one that the projector names, else
             -2.
         dtype, bits, device: as ``load_causal_lm`` takes them; ``bits`` is for the language model.
+        llm_dtype: of the language model, where it is not ``dtype``.
         adapter: an adapter for the language model instead of ``llm_adapter/``.
 
     Raises:
@@ -122,8 +124,9 @@ def load_parts(
     if isinstance(visual_select_layer, int) or visual_select_layer is None:
         layer = visual_select_layer
     llm_adapter = adapter or _if_there(parts / "llm_adapter")
+    precision = dtype if llm_dtype is None else llm_dtype
     llm = load_causal_lm(
-        _whole_llm(parts) or llm_path, dtype=dtype, bits=bits, adapter=llm_adapter, device="cpu"
+        _whole_llm(parts) or llm_path, dtype=precision, bits=bits, adapter=llm_adapter, device="cpu"
     )
     encoder = _load_encoder(parts, visual_encoder_path)
     model = LLaVAModel(

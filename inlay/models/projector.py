@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from inlay.core.errors import ModelError, did_you_mean
+from inlay.core.errors import CheckpointError, ModelError, did_you_mean
+from inlay.core.torch_file import load_torch, state_dict_of
 
 KINDS = ("mlp", "linear", "pixel_shuffle")
 
@@ -148,11 +149,19 @@ def load_projector(folder: str | Path) -> Projector:
         stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         known = {f.name for f in fields(ProjectorConfig)}
         projector = Projector(ProjectorConfig(**{k: v for k, v in stored.items() if k in known}))
-        tensors = load_file(folder / "model.safetensors")
+        tensors = _weights(folder)
         projector.load_state_dict(tensors)
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, CheckpointError) as error:
         raise ModelError(
             f"cannot load a projector from '{folder}': expected config.json with its sizes and "
             f"model.safetensors that fits ({error})"
         ) from error
     return projector.to(next(iter(tensors.values())).dtype)
+
+
+def _weights(folder: Path) -> dict[str, torch.Tensor]:
+    """``model.safetensors``, or ``pytorch_model.bin``, as XTuner writes it by default."""
+    old = folder / "pytorch_model.bin"
+    if old.is_file() and not (folder / "model.safetensors").is_file():
+        return state_dict_of(load_torch(old), old)
+    return load_file(folder / "model.safetensors")

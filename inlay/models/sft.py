@@ -19,8 +19,8 @@ class SupervisedFinetune(nn.Module):
     Args:
         llm: a transformers causal language model. With ``lora`` it may be quantised (QLoRA).
         lora: a ``peft.LoraConfig``; None trains every weight.
-        use_activation_checkpointing: recompute activations in backward: about a third more compute
-            for memory that no longer grows with the number of layers.
+        use_activation_checkpointing: recompute activations in backward: about a third more compute,
+            and of each layer only its input is kept. On, as in XTuner.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class SupervisedFinetune(nn.Module):
                 longest_document=longest_document,
             ).logits[0]
 
-        return next_token_loss(logits_at, labels, trained_positions)
+        return next_token_loss(self.llm, logits_at, labels, trained_positions)
 
     @torch.no_grad()
     def generate(self, input_ids: torch.Tensor, **kwargs: Any) -> torch.Tensor:

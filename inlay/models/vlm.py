@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from inlay.models.embedding import positions_of
 from inlay.models.families import family_of
 from inlay.models.freeze import freeze_parts, part_of, spare
 from inlay.models.lm import apply_lora, evaluating, recompute_activations, without_adapter
-from inlay.models.loss import next_token_loss
+from inlay.models.loss import summed_loss, trained_tokens
 from inlay.models.picture_row import Document, PictureRow
 from inlay.models.vision import freeze_unused
 
@@ -112,13 +113,12 @@ class VisionFinetune(nn.Module):
             ModelError: pictures and image tokens do not match.
         """
         row = PictureRow(input_ids, doc_starts, images, image_positions)
-
-        def logits_at(positions: torch.Tensor) -> torch.Tensor:
-            if not self.family.packs:
-                return self._one_by_one(row, positions)
-            return self._logits(positions, **self._whole(row, position_ids, longest_document))
-
-        return next_token_loss(logits_at, labels, trained_positions)
+        positions, targets = trained_tokens(labels, trained_positions)
+        if self.family.packs:
+            inputs = self._whole(row, position_ids, longest_document)
+            logits_at = partial(self._logits, **inputs)
+            return StepOutput(summed_loss(self.llm, logits_at, positions, targets), len(positions))
+        return StepOutput(self._one_by_one(row, positions, targets), len(positions))
 
     def hidden(
         self,
@@ -167,22 +167,22 @@ class VisionFinetune(nn.Module):
             **self._type_ids(row.is_image[:, tokens], prompt),
         }
 
-    def _one_by_one(self, row: PictureRow, positions: torch.Tensor) -> torch.Tensor:
-        """Every document as a call of its own; logits at ``positions`` of the row ``[K, V]``."""
-        found: list[torch.Tensor] = []
-        idle: torch.Tensor | float = 0.0
+    def _one_by_one(
+        self, row: PictureRow, positions: torch.Tensor, targets: torch.Tensor
+    ) -> torch.Tensor:
+        """Every document as a call of its own; the loss of ``targets [K]`` at ``positions [K]``.
+
+        One without trained tokens runs, too: its pictures keep the ranks in step.
+        """
+        losses: list[torch.Tensor] = []
         for document in row.documents():
             start, stop = document.start, document.stop
-            keep = positions[(positions >= start) & (positions < stop)] - start
-            # One without trained tokens runs, too: its pictures keep the ranks in step.
-            kept = keep if len(keep) else keep.new_zeros(1)
+            inside = (positions >= start) & (positions < stop)
+            keep = positions[inside] - start
             prompt = int(keep[0]) + 1 if len(keep) else stop - start
-            logits = self._logits(kept, **self._alone(row, document, prompt))
-            if len(keep):
-                found.append(logits)
-            else:
-                idle = idle + logits.sum() * 0.0
-        return torch.cat(found) + idle
+            logits_at = partial(self._logits, **self._alone(row, document, prompt))
+            losses.append(summed_loss(self.llm, logits_at, keep, targets[inside]))
+        return torch.stack(losses).sum()
 
     def _type_ids(self, is_image: torch.Tensor, prompt: int) -> dict[str, torch.Tensor]:
         """The masks that the model takes, int64 ``[1, N]``; ``prompt``: tokens of the prompt."""

@@ -150,6 +150,40 @@ def test_pth_to_hf(
     assert code == 0, text
 
 
+def test_the_layout_of_llavas_authors(
+    trained: Callable[[str], tuple[Path, Path]], tmp_path: Path
+) -> None:
+    """The weights are those of the whole parts, by the names of haotian-liu/LLaVA."""
+    from safetensors.torch import load_file
+
+    config, checkpoint = trained("lora")
+    for name in ("whole", "official"):
+        words = ["convert", "pth_to_hf", config, checkpoint, tmp_path / name]
+        code, text = runs.inlay([*words, "--save-format", name], tmp_path, before=_look_here)
+        assert code == 0 and "ok    logits" in text, text
+    parts = load_file(tmp_path / "whole" / "model.safetensors")
+    projector = load_file(tmp_path / "whole" / "projector" / "model.safetensors")
+    expected = {k: v for k, v in parts.items() if k.startswith(("model.", "lm_head."))}
+    names = {k: k.replace("model.", "model.mm_projector.", 1) for k in projector}
+    expected |= {names[k]: v.half() for k, v in projector.items()}
+    found = load_file(tmp_path / "official" / "model.safetensors")
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[k], expected[k]) for k in found)
+    fields = json.loads((tmp_path / "official" / "config.json").read_text())
+    encoder = str(config.parent / "clip")
+    assert (fields["architectures"], fields["model_type"], fields["mm_vision_tower"]) == (
+        ["LlavaLlamaForCausalLM"],
+        "llava_llama",
+        encoder,
+    )
+    assert (fields["mm_projector_type"], fields["mm_vision_select_layer"]) == ("mlp2x_gelu", -2)
+    assert (fields["rope_theta"], fields["torch_dtype"]) == (10000.0, "float16")
+    assert not fields["unfreeze_mm_vision_tower"] and "rope_parameters" not in fields
+    words = ["convert", "pth_to_hf", *trained("backbones"), tmp_path / "no"]
+    code, text = runs.inlay([*words, "--save-format", "official"], tmp_path)
+    assert code == 1 and "layout of LLaVA needs a CLIP vision encoder" in text
+
+
 def _look_here() -> None:
     """Let the probe look from this process: its own costs seconds of imports."""
     import subprocess

@@ -73,3 +73,28 @@ def test_an_unknown_type_names_the_nearest(target, message):
         resolve(target)
     with pytest.raises(ConfigError, match="already registered"):
         register("ToyAdam", "toy_parts.Momentum")
+
+
+@pytest.mark.parametrize(("said", "got"), [(None, False), ("0", False), ("1", True)])
+def test_remote_code_takes_the_users_own_word(monkeypatch, said, got):
+    def load(trust_remote_code: bool) -> bool:
+        return trust_remote_code
+
+    monkeypatch.delenv("INLAY_TRUST_REMOTE_CODE", raising=False)
+    if said is not None:
+        monkeypatch.setenv("INLAY_TRUST_REMOTE_CODE", said)
+    assert Builder({}).build({"type": load, "trust_remote_code": True}) is got
+    assert Builder({}).build({"type": load, "trust_remote_code": False}) is False
+
+
+def test_what_needs_remote_code_says_how_to_allow_it(monkeypatch):
+    monkeypatch.delenv("INLAY_TRUST_REMOTE_CODE", raising=False)
+
+    def load(trust_remote_code: bool = False) -> None:
+        raise ValueError("it holds custom code")
+
+    with pytest.raises(ConfigError, match="INLAY_TRUST_REMOTE_CODE=1"):
+        Builder({}).build({"type": load, "trust_remote_code": True})
+    with pytest.raises(ConfigError) as error:
+        Builder({}).build({"type": load})
+    assert "INLAY_TRUST_REMOTE_CODE" not in str(error.value)

@@ -16,7 +16,7 @@ from inlay.convert.merge import merge
 from inlay.convert.probe import probe_ids, probe_logits
 from inlay.convert.split import split
 from inlay.convert.verify import verify
-from inlay.core.errors import ModelError
+from inlay.core.errors import CheckpointError, ModelError
 
 
 def adapter_for(base: Path, out: Path, **lora: Any) -> Path:
@@ -139,11 +139,45 @@ def test_split(tiny_model: Path, tmp_path: Path, shard_size: str) -> None:
     assert torch.equal(logits(out), logits(tmp_path / "src"))
 
 
-def test_split_refuses_other_weights(tmp_path: Path) -> None:
-    (tmp_path / "src").mkdir()
-    (tmp_path / "src" / "pytorch_model.bin").touch()
-    with pytest.raises(ModelError, match=r"safetensors.*pytorch_model\.bin"):
-        split(tmp_path / "src", tmp_path / "out")
+@pytest.mark.parametrize("sharded", [False, True])
+def test_split_of_torch_files(tiny_model: Path, tmp_path: Path, sharded: bool) -> None:
+    src = tmp_path / "src"
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    model.config.save_pretrained(src)
+    state = model.state_dict()
+    if sharded:
+        parts = {"a.bin": dict(list(state.items())[:5]), "b.bin": dict(list(state.items())[5:])}
+        weight_map = {name: file for file, part in parts.items() for name in part}
+        index = {"metadata": {}, "weight_map": weight_map}
+        (src / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    else:
+        parts = {"pytorch_model.bin": state}
+    for file, part in parts.items():
+        torch.save(part, src / file)
+    out = split(src, tmp_path / "out")
+    assert len(list(out.glob("*.safetensors"))) == len(state) and not list(out.glob("*.bin*"))
+    assert torch.equal(logits(out), logits(tiny_model))
+
+
+def test_split_refuses_what_holds_no_weights(tmp_path: Path) -> None:
+    src = tmp_path / "src"
+    src.mkdir()
+    with pytest.raises(ModelError, match=r"expected weights.*pytorch_model\.bin.*found none"):
+        split(src, tmp_path / "out")
+    canary = tmp_path / "canary"
+
+    class Evil:
+        def __reduce__(self) -> Any:
+            return (Path.touch, (canary,))
+
+    torch.save({"x": Evil()}, src / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="is refused"):
+        split(src, tmp_path / "out")
+    assert not canary.exists() and not (tmp_path / "out").exists()
+    index = {"weight_map": {"x": "gone.bin"}}
+    (src / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match=r"missing: .*gone\.bin"):
+        split(src, tmp_path / "out")
 
 
 def test_verify_needs_an_export(tiny_model: Path) -> None:

@@ -381,3 +381,14 @@ def test_max_items_and_max_sample_length(mixed, build):
         build(mixed, max_length=300, max_sample_length=301)
     with pytest.raises(ConfigError, match="max_items"):
         build(mixed, max_items=0)
+
+
+def test_length_of_the_text_alone(tmp_path, build, draw):
+    path = write(tmp_path / "long.jsonl", [row("<image>q", "a" * 500, draw(tmp_path / "a.png"))])
+    options = {"max_length": 100, "pack_to_max_length": False}
+    whole, text = build(path, **options), build(path, pictures_in_length=False, **options)
+    tokens = len(whole.image_processor.plan(1, 1).ids)
+    assert tokens > 1
+    assert whole.lengths.tolist() == [100]
+    assert text.lengths.tolist() == [100 + tokens - 1]
+    assert whole.identity()["packing"] != text.identity()["packing"]

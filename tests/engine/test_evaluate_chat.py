@@ -7,9 +7,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from inlay.core.errors import ConfigError, DataError
 from inlay.engine.hooks import EvaluateChatHook
+from inlay.engine.parallel.single import SingleDevice
 
 
 class Eyes:
@@ -18,7 +20,8 @@ class Eyes:
 
 def ask(hook: EvaluateChatHook, times: int = 1) -> None:
     logger = logging.getLogger("test")
-    runner: Any = SimpleNamespace(rank=0, logger=logger, model=None)
+    strategy = SingleDevice(torch.device("cpu"))
+    runner: Any = SimpleNamespace(rank=0, logger=logger, model=None, strategy=strategy)
     for _ in range(times):
         hook.after_train(runner)
 

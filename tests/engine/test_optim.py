@@ -12,6 +12,7 @@ from torch import nn
 
 from inlay.core.errors import CheckpointError, ConfigError
 from inlay.engine.optim import build_optimizer, load_optimizer_state, optimizer_state, trainable
+from inlay.engine.optimizer_files import SavedState
 
 # 8-bit states start at 4096 values; smaller tensors stay in 32 bits.
 WIDTH = 96
@@ -59,7 +60,8 @@ def test_state_survives_a_trip_through_a_file(name: str, tmp_path: Path) -> None
     import json
 
     meta = json.loads(json.dumps(meta))
-    load_optimizer_state(other, trainable(again), load_file(tmp_path / "state.safetensors"), meta)
+    saved = SavedState([load_file(tmp_path / "state.safetensors")], meta)
+    load_optimizer_state(other, trainable(again), saved)
     steps(again, other, 3, 3)
     for key, value in whole.state_dict().items():
         assert torch.equal(again.state_dict()[key], value), key
@@ -85,4 +87,4 @@ def test_state_of_an_unknown_parameter_is_refused() -> None:
     optimizer = build_optimizer(net, torch.optim.AdamW, {"lr": 1e-3})
     with pytest.raises(CheckpointError, match="'gone'"):
         meta: dict[str, Any] = {"scalars": {}, "on_host": []}
-        load_optimizer_state(optimizer, {}, {"gone|step": torch.zeros(())}, meta)
+        load_optimizer_state(optimizer, {}, SavedState([{"gone|step": torch.zeros(())}], meta))

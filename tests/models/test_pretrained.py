@@ -12,7 +12,7 @@ from peft import LoraConfig
 from safetensors.torch import save_file
 from sights import clip, llama
 
-from inlay.core.errors import ModelError
+from inlay.core.errors import CheckpointError, ModelError
 from inlay.models import LLaVAModel
 from inlay.models.projector import save_projector
 
@@ -102,8 +102,11 @@ def test_what_does_not_fit_is_refused_by_name(stage_one: LLaVAModel, tmp_path: P
             projector="pixel_shuffle",
             pixel_shuffle_factor=2,
         )
+    (tmp_path / "epoch_1.txt").write_bytes(b"\x80\x02")
+    with pytest.raises(ModelError, match=r"a \.txt file: expected a checkpoint folder"):
+        build(tmp_path / "epoch_1.txt")
     (tmp_path / "epoch_1.pth").write_bytes(b"\x80\x02")
-    with pytest.raises(ModelError, match=r"a \.pth file: expected a checkpoint folder"):
+    with pytest.raises(CheckpointError, match=r"epoch_1\.pth' is damaged"):
         build(tmp_path / "epoch_1.pth")
     with pytest.raises(ModelError, match="does not exist"):
         build(tmp_path / "absent")

@@ -14,6 +14,8 @@ _HOMES = {
     "DatasetInfoHook": "dataset_info",
     "StatisticsHook": "statistics",
     "PushToHubHook": "push_to_hub",
+    "HFCheckpointHook": "hf_checkpoint",
+    "StageHook": "stages",
     "ParamSchedulerHook": "markers",
     "DistSamplerSeedHook": "markers",
 }
@@ -22,11 +24,13 @@ __all__ = [
     "DatasetInfoHook",
     "DistSamplerSeedHook",
     "EvaluateChatHook",
+    "HFCheckpointHook",
     "Hook",
     "IterTimerHook",
     "LoggerHook",
     "ParamSchedulerHook",
     "PushToHubHook",
+    "StageHook",
     "StatisticsHook",
     "ThroughputHook",
 ]

@@ -89,8 +89,11 @@ class EvaluateChatHook(Hook):
         self._ask(runner, "after_train", self.max_new_tokens)
 
     def _ask(self, runner: Any, where: str, max_new_tokens: int, save: bool = False) -> None:
-        if runner.rank != 0:
-            return
+        with runner.strategy.whole(runner.model):
+            if runner.rank == 0:
+                self._ask_here(runner, where, max_new_tokens, save)
+
+    def _ask_here(self, runner: Any, where: str, max_new_tokens: int, save: bool) -> None:
         runner.logger.info("%s in EvaluateChatHook.", where)
         answers = []
         with rng.preserved():

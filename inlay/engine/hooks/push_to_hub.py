@@ -49,25 +49,27 @@ class PushToHubHook(Hook):
             )
 
     def after_train(self, runner: Any) -> None:
-        if runner.rank != 0:
-            return
         folder = Path(runner.work_dir) / FOLDER
         try:
             self._take_best(runner)
-            self.export(runner, folder)
-            url = self._upload(folder)
+            with runner.strategy.whole(runner.model):
+                if runner.rank == 0:
+                    self.export(runner, folder)
+            url = self._upload(folder) if runner.rank == 0 else None
         except Exception as error:  # whatever the network or the hub does, the run is done
-            runner.logger.warning(
-                "PushToHubHook: not uploaded to %s (%s: %s). The run is complete; upload by hand: "
-                "hf upload %s %s",
-                self.repo_id,
-                type(error).__name__,
-                error,
-                self.repo_id,
-                folder,
-            )
+            if runner.rank == 0:
+                runner.logger.warning(
+                    "PushToHubHook: not uploaded to %s (%s: %s). The run is complete; upload by "
+                    "hand: hf upload %s %s",
+                    self.repo_id,
+                    type(error).__name__,
+                    error,
+                    self.repo_id,
+                    folder,
+                )
         else:
-            runner.logger.info("uploaded to %s", url)
+            if url:
+                runner.logger.info("uploaded to %s", url)
 
     def _upload(self, folder: Path) -> str:
         from huggingface_hub import HfApi

@@ -44,8 +44,9 @@ class ThroughputHook(Hook):
         self.interval = interval
 
     def before_train(self, runner: Any) -> None:
-        total = sum(p.numel() for p in runner.model.parameters())
-        trained = sum(p.numel() for p in runner.parameters)
+        shape = runner.strategy.shape
+        total = sum(shape(p).numel() for p in runner.model.parameters())
+        trained = sum(shape(p).numel() for p in runner.parameters)
         self._flops_per_token = 4 * total + 2 * trained
         self._tokens, self._began = 0, time.perf_counter()
 

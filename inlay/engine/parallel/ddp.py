@@ -17,6 +17,8 @@ class DataParallel(SingleDevice):
     """Data parallel over the ranks of the default process group.
 
     Args:
+        find_unused_parameters: look in every backward for trained weights that the loss does not
+            depend on, which otherwise is an error.
         timeout: how long a rank waits for the others' counts and files; None is torch's own.
     """
 
@@ -35,7 +37,7 @@ class DataParallel(SingleDevice):
         # Statistics travel by CPU, so that they never queue behind a collective of the GPU.
         self.cpu_group = dist.new_group(backend="gloo", timeout=timeout)
 
-    def prepare(self, model: nn.Module) -> nn.Module:
+    def prepare(self, model: nn.Module, optimizer: Any = None) -> nn.Module:
         ids = [self.device.index] if self.device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(
             model, device_ids=ids, find_unused_parameters=self.find_unused_parameters

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from inlay.core.types import Batch, StepOutput
+from inlay.engine import optim
+from inlay.engine.optimizer_files import SavedState
 
 PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -24,6 +26,8 @@ class SingleDevice:
 
     rank = 0
     world_size = 1
+    cuts_state = False
+    """Whether every rank holds, and writes, only its pieces of the optimizer's state."""
 
     def __init__(
         self,
@@ -39,8 +43,12 @@ class SingleDevice:
             grow = 2000 if loss_scale == "dynamic" else 2**31 - 1
             self.scaler = torch.amp.GradScaler(device.type, init_scale=start, growth_interval=grow)
 
-    def prepare(self, model: nn.Module) -> nn.Module:
-        """Return the module that ``forward`` calls."""
+    def place(self, model: nn.Module) -> nn.Module:
+        """Bring a new model to the device; its parameters go into the optimizer afterwards."""
+        return model.to(self.device)
+
+    def prepare(self, model: nn.Module, optimizer: Any = None) -> nn.Module:
+        """Return the module that ``forward`` calls. Called once, before weights are restored."""
         return model
 
     def forward(self, model: nn.Module, batch: Batch) -> StepOutput:
@@ -76,7 +84,7 @@ class SingleDevice:
         if self.scaler is not None:
             self.scaler.unscale_(optimizer)
         gradients = [p.grad for p in parameters if p.grad is not None]
-        norm = float(nn.utils.get_total_norm(gradients))
+        norm = self.norm(gradients)
         finite = norm - norm == 0.0
         if finite and max_norm is not None and norm > max_norm:
             torch._foreach_mul_(gradients, max_norm / norm)
@@ -89,6 +97,10 @@ class SingleDevice:
         for parameter in parameters:
             parameter.grad = None
         return norm, finite
+
+    def norm(self, gradients: list[torch.Tensor]) -> float:
+        """L2 norm over all gradients, those of other ranks included."""
+        return float(nn.utils.get_total_norm(gradients))
 
     @property
     def guards_overflow(self) -> bool:
@@ -113,3 +125,36 @@ class SingleDevice:
     def load_state(self, state: dict[str, Any]) -> None:
         if self.scaler is not None and state:
             self.scaler.load_state_dict(state)
+
+    # -- what checkpoints hold -------------------------------------------------------------------
+
+    def whole(self, model: nn.Module) -> AbstractContextManager[Any]:
+        """Inside, one rank alone may run parts of the model. Every rank enters it."""
+        return nullcontext()
+
+    def shape(self, parameter: nn.Parameter) -> torch.Size:
+        """Whole shape of a parameter."""
+        return parameter.shape
+
+    def weights(self, parameters: dict[str, nn.Parameter]) -> dict[str, torch.Tensor]:
+        """Return whole parameters by name on rank 0, nothing elsewhere. Every rank calls it."""
+        return {n: p.data for n, p in parameters.items()} if self.rank == 0 else {}
+
+    def load_weights(
+        self, parameters: dict[str, nn.Parameter], tensors: dict[str, torch.Tensor]
+    ) -> None:
+        """Copy whole ``tensors``, which fit, into the parameters of the same names."""
+        for name, parameter in parameters.items():
+            parameter.data.copy_(tensors[name])
+
+    def optimizer_state(
+        self, optimizer: Any, parameters: dict[str, nn.Parameter]
+    ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Return what this rank writes of the optimizer's state; see ``optimizer_files``."""
+        return optim.optimizer_state(optimizer, parameters) if self.rank == 0 else ({}, {})
+
+    def load_optimizer_state(
+        self, optimizer: Any, parameters: dict[str, nn.Parameter], saved: SavedState
+    ) -> None:
+        """Restore the state that any strategy has written."""
+        optim.load_optimizer_state(optimizer, parameters, saved)

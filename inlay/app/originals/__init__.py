@@ -1,0 +1,1 @@
+"""What the originals, XTuner 0.1.x with MMEngine and F-LMM, would do with a config."""

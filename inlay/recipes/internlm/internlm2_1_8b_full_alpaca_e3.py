@@ -1,0 +1,14 @@
+"""InternLM2-1.8B: full fine-tuning, alpaca."""
+
+from inlay.data import PROMPT_TEMPLATE
+
+_base_ = [
+    "../_base/settings.py",
+    "../_base/model_full.py",
+    "../_base/data_alpaca.py",
+    "../_base/optim.py",
+    "../_base/runtime.py",
+]
+
+pretrained_model_name_or_path = "internlm/internlm2-1_8b"
+prompt_template = PROMPT_TEMPLATE.default
