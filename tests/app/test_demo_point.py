@@ -19,8 +19,7 @@ from inlay.data.scenes.build import TEST_SPLITS, example
 
 SHIPPED = Path(__file__).resolve().parents[2] / "inlay" / "app" / "demo_data" / SHIPPED_GROUNDER
 LEAST, LEAST_ALONE = 0.72, 0.66
-"""Mean IoU, of captions and of phrases on their own; ``benchmarks/tiny_grounding.py`` measures it on
-more scenes."""
+"""Mean IoU of captions, and of phrases on their own; see ``benchmarks/tiny_grounding.py``."""
 
 
 @pytest.fixture(scope="module")
