@@ -14,7 +14,7 @@ from rich.table import Table
 from inlay.app.train import TrainOptions, train
 from inlay.config.load import load_config
 from inlay.data.scenes.build import example, write
-from inlay.data.scenes.draw import NEW_SHAPE, draw
+from inlay.data.scenes.draw import NEW_SHAPE, SHAPES, draw
 from inlay.engine.checkpoint import newest_valid
 from inlay.evaluation.ask import Answer, ask
 from inlay.evaluation.metrics import mean_by
@@ -22,7 +22,7 @@ from inlay.evaluation.scenes import SceneTask
 
 RECIPE = "tiny_vlm_full_demo_e1"
 MODEL = "tiny_vlm"
-ROWS, REMINDERS = 1300, 700
+ROWS, REMINDERS = 2000, 800
 """Rows with the new shape, and rows without, so that nothing is forgotten."""
 HELD_OUT, PICTURE = 2, 156
 """Seed of the scenes that are held out, and the number of the one that the questions show."""
@@ -49,7 +49,7 @@ def see(folder: Path, console: Console) -> int:
     picture = folder / "heart.png"
     console.rule("[bold]Second act: a model that sees")
     console.print(
-        "A vision-language model of 770,000 weights knows six shapes, and no heart.\n"
+        f"A vision-language model of 770,000 weights knows {len(SHAPES)} shapes, and no heart.\n"
         "It learns hearts and their name; then it is asked about a scene that it never saw.\n"
         f"The picture is [bold]{picture}[/]:  {open_with(picture)}\n"
     )
@@ -84,8 +84,8 @@ def unpack(folder: Path) -> Path:
 
 
 def replies(folder: Path, checkpoint: Path | None) -> tuple[list[str], dict[str, float]]:
-    """Answers to ``QUESTIONS``, and the shares of right ones over ``SCENES`` about hearts and about
-    other things, with the weights of ``checkpoint`` where one is given."""
+    """Answers to ``QUESTIONS``, and the shares of right ones over ``SCENES`` where a heart must be
+    named and elsewhere, with the weights of ``checkpoint`` where one is given."""
     answer = answerer(folder / "model", checkpoint)
     picture = draw(example("twist", HELD_OUT, PICTURE).scene)
     task = SceneTask("twist", SCENES, HELD_OUT)
@@ -95,8 +95,7 @@ def replies(folder: Path, checkpoint: Path | None) -> tuple[list[str], dict[str,
 
 
 def _topic(row: dict[str, Any]) -> str:
-    is_new = NEW_SHAPE in row["question"] or NEW_SHAPE in row["answer"]
-    return f"{NEW_SHAPE}s" if is_new else "other things"
+    return f"that name a {NEW_SHAPE}" if NEW_SHAPE in row["answer"] else "all others"
 
 
 def answerer(model_path: Path, checkpoint: Path | None = None) -> Answer:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from inlay.app.page import data_url, write_page
-from inlay.chat.overlay import Colour, draw, palette
+from inlay.chat.overlay import Colour, draw, enlarged, palette
 from inlay.core.rle import decode_mask
 from inlay.evaluation.ask import Result
 from inlay.evaluation.mask_task import Caption, MaskTask
@@ -128,4 +128,4 @@ def _shown_boxes(
 
 
 def _drawn(image: Image, masks: NDArray[np.bool_], colours: Sequence[Colour]) -> str:
-    return data_url(draw(image, masks, colours), _SIDE)
+    return data_url(draw(*enlarged(image, masks), colours), _SIDE)

@@ -56,7 +56,7 @@ _COUNTS = (1, 2, 3, 3, 4, 4)
 _CROWD = (6, 16)
 _LAYOUT_SHARE = 0.35
 _CAPTION_SHARE = 0.15
-_NAMING_SHARE = 0.1
+_NAMING_SHARE = 0.2
 _APART = 60.0
 """Distance in RGB from which on a tone is not taken for a colour's."""
 

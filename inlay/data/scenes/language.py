@@ -139,28 +139,39 @@ def caption(scene: Scene) -> tuple[str, list[Phrase]]:
 
 
 def naming(scene: Scene, rng: random.Random) -> tuple[str, list[Phrase]]:
-    """Name some things in any order: what word stands where then says nothing about where its thing
-    stands, so that a model has to look for it.
+    """Name some things in any order, each with its place.
 
-    Only things that their name tells from all others are named; without one, it is the caption.
+    What word stands where then says nothing about where its thing stands, so that a model has to
+    look for it; and once a thing is named, it has to look at that very thing. Only things that
+    their name tells from all others are named; without one, it is the caption.
     """
     alone = distinct(scene)
     if not alone:
         return caption(scene)
     chosen = rng.sample(alone, rng.randint(1, len(alone)))
-    return _listed(scene, [scene.things.index(thing) for thing in chosen])
+    order = [scene.things.index(thing) for thing in chosen]
+    return _listed(scene, order, places=True)
 
 
-def _listed(scene: Scene, order: list[int], last: str = " and ") -> tuple[str, list[Phrase]]:
+def _listed(
+    scene: Scene, order: list[int], last: str = " and ", places: bool = False
+) -> tuple[str, list[Phrase]]:
     """Things by their numbers, ``last`` before the last one."""
     text, phrases = "", []
-    for place, number in enumerate(order):
-        if place:
-            text += last if place == len(order) - 1 else ", "
-        phrase = name(scene.things[number].pair, "a")
+    for position, number in enumerate(order):
+        if position:
+            text += last if position == len(order) - 1 else ", "
+        thing = scene.things[number]
+        phrase = name(thing.pair, "a")
         phrases.append(Phrase(len(text), len(text) + len(phrase), number))
-        text += phrase
+        text += f"{phrase} {place(thing)}" if places else phrase
     return text + ".", phrases
+
+
+def place(thing: Thing) -> str:
+    """``"row one column four"``."""
+    row, column = (NUMBERS[1 + int(c * GRID / SIZE)] for c in (thing.y, thing.x))
+    return f"row {row} column {column}"
 
 
 def layout(scene: Scene, what: str) -> str:
@@ -179,13 +190,13 @@ def layout(scene: Scene, what: str) -> str:
 
 
 def questions(scene: Scene, rng: random.Random, shapes: tuple[str, ...] = SHAPES) -> list[Question]:
-    """Return questions of every kind that the scene allows, chosen by lot, in random order: one of
-    the easy kinds, two of the others if they differ.
+    """Return questions of every kind that the scene allows, chosen by lot, in random order: one for
+    a shape, two of the other kinds if they differ.
 
     Args:
         shapes: the shapes that questions name.
     """
-    found = [ask(scene, rng, shapes) for ask in (*_EASY, *_HARD, *_HARD)]
+    found = [ask(scene, rng, shapes) for ask in (_shape, *_HARD, *_HARD)]
     asked = list(dict.fromkeys(question for question in found if question is not None))
     rng.shuffle(asked)
     return asked
@@ -273,13 +284,13 @@ def _place(scene: Scene, rng: random.Random, shapes: tuple[str, ...]) -> Questio
     if not things:
         return None
     thing = rng.choice(things)
-    row, column = (NUMBERS[1 + int(c * GRID / SIZE)] for c in (thing.y, thing.x))
-    text = f"where is {name(thing.pair)}?"
-    return Question("place", text, f"row {row} column {column}", (thing.pair,))
+    same = sum(other.shape == thing.shape for other in scene.things)
+    called = f"the {thing.shape}" if same == 1 and rng.random() < 0.5 else name(thing.pair)
+    text = f"where is {called}?"
+    return Question("place", text, place(thing), (thing.pair,))
 
 
-_EASY = (_colour, _shape)
-_HARD = (_count, _exists, _place, _relation, _compare)
+_HARD = (_colour, _count, _exists, _place, _relation, _compare)
 
 
 def _only(scene: Scene, rng: random.Random, key: Callable[[Thing], str]) -> Thing | None:

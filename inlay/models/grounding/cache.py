@@ -34,15 +34,14 @@ class FeatureCache:
         folder: made when something is kept.
         texts: keep maps and hidden rows as well as picture embeddings. They are many times larger:
             worth it where the frozen model is slow and the disk is large.
+        precision: of the computation (autocast); what another one computed is not found.
 
-    Nothing is found before :meth:`bind` has said which networks the features are of. In what
-    precision a run computes (autocast) is no part of that: give runs of another one a folder of
-    their own where it matters.
+    Nothing is found before :meth:`bind` has said which networks the features are of.
     """
 
-    def __init__(self, folder: str | Path, texts: bool = False) -> None:
+    def __init__(self, folder: str | Path, texts: bool = False, precision: str = "float32") -> None:
         self.folder = Path(folder).expanduser()
-        self.texts = texts
+        self.texts, self.precision = texts, precision
         self._homes: dict[str, Path] = {}
         self._whole: set[Path] = set()
         self._damaged: set[Path] = set()
@@ -56,9 +55,9 @@ class FeatureCache:
             texts: fingerprint of the multimodal model, its processor and the way of merging.
         """
         if images is not None:
-            self._homes["image"] = self.folder / f"image-{images}"
+            self._homes["image"] = self.folder / f"image-{images}-{self.precision}"
         if texts is not None and self.texts:
-            self._homes["text"] = self.folder / f"text-{texts}"
+            self._homes["text"] = self.folder / f"text-{texts}-{self.precision}"
 
     @property
     def kinds(self) -> Sequence[str]:

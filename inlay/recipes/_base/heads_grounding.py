@@ -27,4 +27,4 @@ if sam_checkpoint:
 
 cache = None
 if cache_dir:
-    cache = dict(type=FeatureCache, folder=cache_dir, texts=cache_texts)
+    cache = dict(type=FeatureCache, folder=cache_dir, texts=cache_texts, precision=precision)

@@ -170,7 +170,7 @@ def answer(question: str, things: list[dict[str, Any]]) -> str | None:
     if found := re.fullmatch(r"how many (?:(\w+) )?(\w+) are there\?", question):
         words = [w for w in (found[1], PLURALS.get(found[2])) if w]
         return WORDS[len(pick(" ".join(words)))]
-    if found := re.fullmatch(r"where is the (\w+ \w+)\?", question):
+    if found := re.fullmatch(r"where is the (\w+(?: \w+)?)\?", question):
         ((x, y),) = [thing["at"] for thing in pick(found[1])]
         return f"row {WORDS[int(y // 24) + 1]} column {WORDS[int(x // 24) + 1]}"
     if found := re.fullmatch(r"is there an? (\w+ \w+)\?", question):

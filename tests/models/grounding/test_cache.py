@@ -93,6 +93,13 @@ def test_only_what_is_wanted_is_kept(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_what_was_computed_in_another_precision_is_not_found(tmp_path: Path) -> None:
+    opened(tmp_path).keep_image(KEYS[0], features(0))
+    other = FeatureCache(tmp_path, precision="bfloat16")
+    other.bind("sam", None)
+    assert opened(tmp_path).has_image(KEYS[0]) and not other.has_image(KEYS[0])
+
+
 def cut(path: Path, keep: Callable[[int], int]) -> None:
     data = path.read_bytes()
     path.write_bytes(data[: keep(len(data))])

@@ -29,7 +29,7 @@ merge = 'mean'
 data_path = 'scenes/train.jsonl'
 image_folder = 'scenes/images'
 prompt_template = None
-prompt = '<image>\ndescribe the picture.'
+prompt = '<image>\nwhat is there?'
 max_length = 512
 picture_size = 96
 batch_size = 16
@@ -43,7 +43,7 @@ weight_decay = 0.01
 max_norm = 1
 precision = 'float32'
 warmup_ratio = 0.03
-save_steps = 5000
+save_steps = 500
 save_total_limit = 2
 tokenizer = dict(
     type=AutoTokenizer.from_pretrained,
@@ -75,7 +75,7 @@ train_dataset = dict(
     tokenizer=tokenizer,
     image_processor=image_processor,
     template=None,
-    prompt='<image>\ndescribe the picture.',
+    prompt='<image>\nwhat is there?',
     max_length=512,
     picture_size=96,
 )
@@ -113,7 +113,7 @@ default_hooks = dict(
     timer=dict(type=IterTimerHook),
     logger=dict(type=LoggerHook, interval=10),
     param_scheduler=dict(type=ParamSchedulerHook),
-    checkpoint=dict(type=CheckpointHook, by_epoch=False, interval=5000, max_keep_ckpts=2),
+    checkpoint=dict(type=CheckpointHook, by_epoch=False, interval=500, max_keep_ckpts=2),
     sampler_seed=dict(type=DistSamplerSeedHook),
 )
 env_cfg = dict(cudnn_benchmark=False, dist_cfg=dict(backend='nccl'))
