@@ -125,7 +125,8 @@ def row(split: str, seed: int, index: int) -> tuple[dict[str, Any], Scene]:
 
     A row asks for the caption, for some things by name, or one question after the other; or it asks
     to read a crowded scene, which has neither caption nor phrases. ``caption`` names some things in
-    any order where that is asked for, and in half of the rows with questions.
+    any order where that is asked for, and in half of the rows with questions; those of the splits
+    for tests always describe everything.
     """
     made = example(split, seed, index)
     text, phrases = caption(made.scene)
@@ -139,10 +140,10 @@ def row(split: str, seed: int, index: int) -> tuple[dict[str, Any], Scene]:
         turns = [(LAYOUT_REQUESTS[what], layout(scene, what))]
     elif lot < crowded + _CAPTION_SHARE or not turns:
         turns = [(CAPTION_REQUEST, text)]
-    elif lot < crowded + _CAPTION_SHARE + _NAMING_SHARE:
+    elif split not in TEST_SPLITS and lot < crowded + _CAPTION_SHARE + _NAMING_SHARE:
         text, phrases = naming(scene, rng)
         turns = [(NAMING_REQUEST, text)]
-    elif rng.random() < 0.5:
+    elif split not in TEST_SPLITS and rng.random() < 0.5:
         text, phrases = naming(scene, rng)
     spoken = []
     for number, (question, answer) in enumerate(turns):

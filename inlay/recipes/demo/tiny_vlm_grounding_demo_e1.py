@@ -12,6 +12,8 @@ _base_ = [
 ]
 
 data_root = "point"
+data_path = data_root + "/seen.jsonl"  # captions that list everything are learned soonest
+prompt = "<image>\ndescribe the picture."
 pretrained_model_name_or_path = data_root + "/model"
 sam_checkpoint = data_root + "/sam"
 freeze_sam_encoder = True

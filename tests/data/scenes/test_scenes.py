@@ -285,9 +285,9 @@ def test_a_crowd_read_for_one_of_shape_and_colour_has_no_name_for_the_other() ->
 
 
 def test_files_are_rows_and_pictures(tmp_path: Path) -> None:
-    path = write(tmp_path / "scenes", "seen", 30, 0)
+    path = write(tmp_path / "scenes", "train", 30, 0)
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    assert [r["id"] for r in rows] == [f"seen_{i:06d}" for i in range(30)]
+    assert [r["id"] for r in rows] == [f"train_{i:06d}" for i in range(30)]
     asked = [r["conversations"][0]["value"] for r in rows]
     assert all(text.count("<image>") == 1 for text in asked)
     assert any(CAPTION_REQUEST in text for text in asked)
@@ -295,7 +295,7 @@ def test_files_are_rows_and_pictures(tmp_path: Path) -> None:
     for number, found in enumerate(rows):
         with Image.open(tmp_path / "scenes" / "images" / found["image"]) as picture:
             assert picture.mode == "RGB" and picture.size == (found["width"], found["height"])
-            again = row("seen", 0, number)
+            again = row("train", 0, number)
             assert picture.tobytes() == draw(again[1]).tobytes()
             assert found == again[0]
 

@@ -37,7 +37,7 @@ accumulative_counts = 1
 dataloader_num_workers = 0
 max_epochs = 1
 optim_type = AdamW
-lr = 0.002
+lr = 0.0015
 betas = (0.9, 0.999)
 weight_decay = 0.01
 max_norm = 1
@@ -83,7 +83,7 @@ train_dataloader = dict(batch_size=16, num_workers=0, dataset=train_dataset)
 val_dataloader = None
 optim_wrapper = dict(
     type=OptimWrapper,
-    optimizer=dict(type=AdamW, lr=0.002, betas=(0.9, 0.999), weight_decay=0.01),
+    optimizer=dict(type=AdamW, lr=0.0015, betas=(0.9, 0.999), weight_decay=0.01),
     clip_grad=dict(max_norm=1),
     accumulative_counts=1,
     loss_scale='dynamic',
