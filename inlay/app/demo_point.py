@@ -89,11 +89,10 @@ def ground_alone(grounder: Grounder, scene: Example) -> tuple[np.ndarray, np.nda
     """As ``ground``, but each phrase on its own, as ``inlay ground`` has it, and only for things
     that their name tells apart (``M`` may be 0)."""
     things = distinct(scene.scene)
-    true = (
-        np.stack([mask(thing) for thing in things]) if things else np.zeros((0, SIZE, SIZE), bool)
-    )
-    phrases = [name(thing.pair, "a") for thing in things]
-    return grounder.phrases(draw_scene(scene.scene), phrases)[0] if things else true, true
+    if not things:
+        return (np.zeros((0, SIZE, SIZE), bool),) * 2
+    found, _ = grounder.phrases(draw_scene(scene.scene), [name(t.pair, "a") for t in things])
+    return found, np.stack([mask(thing) for thing in things])
 
 
 def mean_iou(

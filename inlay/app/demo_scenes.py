@@ -151,6 +151,6 @@ def next_steps(config: Path, folder: Path, checkpoint: Path | None) -> str:
             f"  inlay convert pth_to_hf {config} {checkpoint} {folder / 'parts'}",
             f"  inlay chat {folder / 'parts'} --image {folder / 'heart.png'}   # after",
             "  inlay scenes scenes                        # 48,000 pictures with text and masks",
-            "  inlay train tiny_vlm_full_scenes_e10        # the model from nothing, in an hour",
+            "  inlay train tiny_vlm_full_scenes_e10        # from nothing, in a good hour",
         ]
     )

@@ -74,7 +74,7 @@ def test_the_second_act_learns_the_new_shape(
     before, right_before = replies(folder, None)
     after, right_after = replies(folder, checkpoint)
     assert "heart" not in before[0] and "yellow heart" in after[0]
-    assert right_before["that name a heart"] == 0 and right_after["that name a heart"] > 0.55
+    assert right_before["that name a heart"] == 0 and right_after["that name a heart"] > 0.6
     assert right_after["all others"] > right_before["all others"] - 0.15, "it forgot"
 
 

@@ -213,11 +213,6 @@ def test_any_number_of_processes_write_and_read(tmp_path: Path) -> None:
 # -- the model -----------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def tiny() -> Setup:
-    return deepseek()
-
-
 def epochs(setup: Setup, model: FrozenGrounding, count: int) -> list[float]:
     """Losses of so many epochs of plain gradient descent; frozen networks fail after the first."""
     cases, losses = setup.cases(), []

@@ -13,7 +13,7 @@ from devices import GPU, PretendGPU, on_gpu
 from looks import look_at
 from sights import FAMILIES, IMAGE, family, llama, seeing, text
 from test_generic import to_look
-from tiny_grounding import Setup, deepseek, llava_next
+from tiny_grounding import Setup
 from tiny_sam import tiny_sam2
 
 from inlay.app.evaluate_pointing import own_device
@@ -34,18 +34,6 @@ WAITS = 40
 def gpu() -> Iterator[PretendGPU]:
     with PretendGPU() as mode:
         yield mode
-
-
-@pytest.fixture(scope="module")
-def tiny() -> Setup:
-    return deepseek()
-
-
-@pytest.fixture(scope="module", params=["deepseek_vl", "llava_next"])
-def setup(request: Any, tiny: Setup, tmp_path_factory: pytest.TempPathFactory) -> Setup:
-    if request.param == "deepseek_vl":
-        return tiny
-    return llava_next(tmp_path_factory.mktemp("llava_next"))
 
 
 def gradients(model: FrozenGrounding) -> dict[str, torch.Tensor]:

@@ -17,7 +17,7 @@ import torch
 import transformers as T
 from looks import Documents, expected, look_at
 from sights import TEXT, livelier, llama, row, seeing, text
-from tiny_grounding import Setup, deepseek, llava_next
+from tiny_grounding import Setup
 from tiny_sam import tiny_sam2
 from torch import Tensor
 
@@ -40,18 +40,6 @@ def whole_float32() -> Iterator[None]:
     before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
     yield
     torch.backends.cudnn.allow_tf32 = before
-
-
-@pytest.fixture(scope="module")
-def tiny() -> Setup:
-    return deepseek()
-
-
-@pytest.fixture(scope="module", params=["deepseek_vl", "llava_next"])
-def setup(request: Any, tiny: Setup, tmp_path_factory: pytest.TempPathFactory) -> Setup:
-    if request.param == "deepseek_vl":
-        return tiny
-    return llava_next(tmp_path_factory.mktemp("llava_next"))
 
 
 def on_gpu(model: FrozenGrounding) -> FrozenGrounding:

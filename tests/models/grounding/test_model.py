@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers as T
-from tiny_grounding import SIZES, Setup, deepseek, llava_next, photo
+from tiny_grounding import SIZES, Setup, photo
 from tiny_sam import SIDE
 from torch import Tensor
 
@@ -25,18 +25,6 @@ from inlay.models.grounding.sight import look
 
 NAMES = ("loss_mask", "loss_dice", "accuracy", "aiou")
 EIGHT = {*NAMES, *(f"sam_{name}" for name in NAMES)}
-
-
-@pytest.fixture(scope="module")
-def tiny() -> Setup:
-    return deepseek()
-
-
-@pytest.fixture(scope="module", params=["deepseek_vl", "llava_next"])
-def setup(request: Any, tiny: Setup, tmp_path_factory: pytest.TempPathFactory) -> Setup:
-    if request.param == "deepseek_vl":
-        return tiny
-    return llava_next(tmp_path_factory.mktemp("llava_next"))
 
 
 def gradients(model: FrozenGrounding) -> dict[str, Tensor]:
