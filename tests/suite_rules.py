@@ -3,9 +3,15 @@
 - A test may be skipped (or expected to fail) only under the markers in ``MAY_SKIP``: anything else
   that did not run fails the suite, so that no test falls silent.
 - Files with long tests start first, so that two workers finish at about the same time.
+- A forked child renews torch's thread pool before anything else: torch does that at its first
+  parallel work, and where several threads begin at once (transformers loads weights on several) one
+  of them may meet no pool ("Invalid thread pool!").
 """
 
 from __future__ import annotations
+
+import os
+import sys
 
 import pytest
 
@@ -14,6 +20,12 @@ MAY_SKIP = {"gpu", "shared", "long"}
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(SkipRule(), "skip-rule")
+    os.register_at_fork(after_in_child=renew_thread_pool)
+
+
+def renew_thread_pool() -> None:
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(torch.get_num_threads())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
