@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -80,8 +81,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Path) -
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     import torch
 
-    if torch.cuda.is_available():
-        return
+    missing = {
+        "gpu": not torch.cuda.is_available(),
+        "browser": not (shutil.which("chromium") or shutil.which("google-chrome")),
+    }
+    reasons = {"gpu": "needs a GPU", "browser": "needs Chromium"}
     for item in items:
-        if item.get_closest_marker("gpu"):
-            item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+        for marker, reason in reasons.items():
+            if missing[marker] and item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))

@@ -15,7 +15,7 @@ import sys
 
 import pytest
 
-MAY_SKIP = {"gpu", "shared", "long"}
+MAY_SKIP = {"gpu", "shared", "long", "browser"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
