@@ -48,5 +48,5 @@ $(VENV)/.installed: $(VENV)/.torch pyproject.toml
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.torch pyproject.toml
-	DS_BUILD_OPS=0 $(PIP) -e '.[quant,deepspeed,dev]'
+	DS_BUILD_OPS=0 $(PIP) -e '.[dev]'
 	touch $(VENV)/.installed $@

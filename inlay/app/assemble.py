@@ -113,22 +113,35 @@ class Parts:
         if not isinstance(node, dict):
             return node
         # A hook that lets the model talk is handed the function that knows chat templates, one that
-        # gives it away the function that knows its formats.
+        # gives it away the function that knows its formats, one that shows masks what draws them.
         takes = inspect.signature(resolve(node["type"])).parameters
-        tools = {"respond": respond, "export": self._export}
+        tools = {"respond": respond, "export": self._export, "draw": self._draw}
+        tools["open_jobs"] = _open_jobs
         return self.builder.build(node, **{k: tool for k, tool in tools.items() if k in takes})
 
     def _export(self, runner: Any, folder: Path) -> None:
         from inlay.app.export import export_model
 
-        export_model(self, runner.model, folder, runner.experiment_name)
+        work_dir = Path(runner.work_dir)
+        export_model(self, runner.model, folder, runner.experiment_name, folder=work_dir)
 
-    def trackers(self) -> list[Any]:
-        """Build the trackers of ``visualizer``; JSON lines and TensorBoard by default."""
+    def _draw(self, runner: Any, samples: int) -> list[tuple[str, Any]]:
+        from inlay.app.overlays import draw_samples
+
+        return draw_samples(runner, samples)
+
+    def visualizer(self) -> Any:
+        """Build ``visualizer``, the trackers of the run; JSON lines and TensorBoard by default."""
         from inlay.engine.trackers import Visualizer
 
         node = self.cfg.get("visualizer")
-        return (Visualizer() if node is None else self.builder.build(node)).backends
+        return Visualizer() if node is None else self.builder.build(node)
+
+
+def _open_jobs(runner: Any, **settings: Any) -> Any:
+    from inlay.app.evaluation_jobs import open_jobs
+
+    return open_jobs(runner, **settings)
 
 
 def make_loader(dataset: Any, settings: dict[str, Any], seed: int) -> Any:

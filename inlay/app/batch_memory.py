@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from inlay.app.out_of_memory import PATTERN as OUT_OF_MEMORY
 from inlay.app.train import checked_config
 from inlay.core.errors import InlayError
 
-OUT_OF_MEMORY = re.compile(
-    r"out of memory|OutOfMemoryError|can't allocate memory|MemoryError|Cannot allocate memory", re.I
-)
 KILLED = -9
 """Exit code of a process that the system ends for its memory."""
 ACCUMULATE = 2

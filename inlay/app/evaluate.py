@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,42 +10,40 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress
 from rich.table import Table
 
+from inlay.app.evaluate_items import Evaluator, Found, model_state, say
 from inlay.core.errors import ConfigError, did_you_mean
-from inlay.core.io import file_sha256, fingerprint, write_json
-from inlay.evaluation import POINTING, TASKS
-from inlay.evaluation.ask import Answer, AnswerFile, Question, Reply, Result, Task, ask, problems
+from inlay.core.io import file_sha256, write_json
+from inlay.evaluation import HARNESSES, POINTING, TASKS
+from inlay.evaluation.ask import Answer, Asking, Question, Result, Task, replies_of
+from inlay.evaluation.records import ItemTask
+from inlay.evaluation.summary import flat, headlines
 
 if TYPE_CHECKING:
-    from inlay.app.answering import Answerer
+    from inlay.app.evaluate_harness import Harness
     from inlay.app.evaluate_pointing import Pointing
-
-LMMS = "lmms:"
-"""What the names of lmms-eval's tasks start with: ``lmms:mmstar``."""
 
 
 def plan_tasks(words: Sequence[str], data: Sequence[str]) -> dict[str, str | None]:
-    """Pair tasks with their data: task name -> file or folder, None for those of lmms-eval.
+    """Pair tasks with their data: task name -> file or folder, None for those of ``HARNESSES``.
 
     Args:
         words: task names; one that is a file or folder on disk is data, too.
         data: files and folders, in the order of the tasks that need one.
 
     Raises:
-        ConfigError: an unknown task, one that is named twice, or not one file for each.
+        ConfigError: unknown tasks, one that is named twice, or not one file for each.
     """
     files = [word for word in words if word not in TASKS and Path(word).exists()]
     names = [word for word in words if word not in files]
     files += data
-    for name in names:
-        if name not in TASKS and not (name.startswith(LMMS) and len(name) > len(LMMS)):
-            raise ConfigError(
-                f"there is no task '{name}'.{did_you_mean(name, TASKS)} Known: "
-                f"{', '.join(TASKS)}, and {LMMS}NAME for those of lmms-eval"
-            )
-    needy = [name for name in names if not name.startswith(LMMS)]
+    unknown = [name for name in names if name not in TASKS and harness_of(name) is None]
+    if unknown:
+        lines = (f"there is no task '{name}'.{did_you_mean(name, TASKS)}" for name in unknown)
+        foreign = " and ".join(f"{prefix}NAME ({what})" for prefix, (what, _) in HARNESSES.items())
+        raise ConfigError(f"{' '.join(lines)} Known: {', '.join(TASKS)}, {foreign}")
+    needy = [name for name in names if name in TASKS]
     if len(set(names)) < len(names) or not names:
         raise ConfigError(f"name each task once, got: {', '.join(names) or 'none'}")
     if len(files) != len(needy):
@@ -57,13 +54,25 @@ def plan_tasks(words: Sequence[str], data: Sequence[str]) -> dict[str, str | Non
     return {name: None for name in names} | dict(zip(needy, files, strict=True))
 
 
+def harness_of(name: str) -> str | None:
+    """Return what the name of a task in ``HARNESSES`` starts with; None for one of ours."""
+    found = [prefix for prefix in HARNESSES if name.startswith(prefix) and len(name) > len(prefix)]
+    return found[0] if found else None
+
+
 def load_task(
-    name: str, path: str, image_folder: str | None, limit: int | None, **options: Any
+    name: str,
+    path: str,
+    image_folder: str | None,
+    limit: int | None,
+    max_new_tokens: int | None = None,
+    **options: Any,
 ) -> Any:
-    """Read the questions of a task: a ``Task``, or a ``PointingTask`` if ``name`` is in
+    """Read the items of a task: an ``Asking``, or what its ``load`` returns if ``name`` is in
     ``POINTING``.
 
     Args:
+        max_new_tokens: longest answer of an ``Asking``; None: what the task needs.
         options: that its ``load`` has beside these.
 
     Raises:
@@ -71,29 +80,36 @@ def load_task(
     """
     module = importlib.import_module(TASKS[name])
     folder = None if image_folder is None else Path(image_folder).expanduser()
-    return module.load(Path(path).expanduser(), folder, limit, **options)
+    file = Path(path).expanduser()
+    task = module.load(file, folder, limit, **options)
+    if name in POINTING:
+        return task
+    # Not the limit: what a shorter run has found is a part of this one.
+    state = file_sha256(file) if file.is_file() else str(file)
+    return Asking(task, [state, image_folder], max_new_tokens)
 
 
 def evaluate(
-    tasks: Mapping[str, Any],
-    answerer: Answerer | None,
+    tasks: Mapping[str, ItemTask | None],
     *,
+    asking: Evaluator | None = None,
     pointing: Pointing | None = None,
-    limit: int | None = None,
-    max_new_tokens: int | None = None,
+    harness: Harness | None = None,
+    models: Mapping[str, str | None] | None = None,
     out: str | None = None,
     page: str | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Run tasks and print what they found.
+    """Run tasks; print what each found, and one table of all.
 
     Args:
-        tasks: by name, see ``load_task``; None for those of lmms-eval.
-        answerer: where a task needs one: all but those in ``POINTING``.
+        tasks: by name, see ``load_task``; None for those of ``HARNESSES``.
+        asking: runs those that ask questions.
         pointing: runs those in ``POINTING``.
-        limit: questions of each task of lmms-eval.
-        max_new_tokens: longest answer; None: what each task needs.
-        out: JSON file for the scores, and every question with its reply.
+        harness: runs those of ``HARNESSES``.
+        models: paths or names of the parts of the model, by option; for ``out``.
+        out: JSON file, written once all tasks are done: ``model``, ``results`` (a flat dict of
+            numbers, see ``summary.flat``), ``scores``, and ``rows``: every question with its reply.
         page: HTML file for the questions whose score is not 1 (of those in ``POINTING``, see
             there).
         console: where tables go; standard output by default.
@@ -108,49 +124,53 @@ def evaluate(
     for name, task in tasks.items():
         if task is None:
             continue
-        if name in POINTING:
-            assert pointing is not None
-            result = pointing.run(name, task, console)
-            if result is None:
-                continue
-        else:
-            assert answerer is not None
-            replies = ask_all(task, answerer, max_new_tokens)
-            result = task.score(replies)
-            report(console, name, result, problems(replies), len(replies))
-            wrong += wrong_ones(task, result, replies) if page else []
+        runner = pointing if name in POINTING else asking
+        assert runner is not None
+        found = runner.find(name, task, console)
+        if found is None:
+            continue
+        result = runner.conclude(name, task, found, console)
         scores[name], rows[name] = result.scores, result.rows
-    if pointing is not None and pointing.only_helps:
-        return {}
-    foreign = [name.removeprefix(LMMS) for name, task in tasks.items() if task is None]
+        if page is not None and isinstance(task, Asking):
+            wrong += wrong_ones(task.task, result, found)
+    foreign = [name for name, task in tasks.items() if task is None]
     if foreign:
-        assert answerer is not None
-        from inlay.evaluation.lmms import run_tasks
-
-        scores["lmms-eval"] = run_tasks(foreign, answerer, answerer.score, limit)
-        console.print_json(data=scores["lmms-eval"])
+        assert harness is not None
+        scores |= harness.run(foreign, console)
+    if not scores:
+        return {}
+    write_table(console, scores)
     if out is not None:
-        write_json(out, {"scores": scores, "rows": rows})
+        results = {"model": dict(models or {}), "results": flat(scores), "scores": scores}
+        write_json(out, {**results, "rows": rows})
     if page is not None:
         asked = sum(len(those) for name, those in rows.items() if name not in POINTING)
         write_answers_page(Path(page), wrong, asked)
     return scores
 
 
+def write_table(console: Console, scores: Mapping[str, Any]) -> None:
+    """Print the topmost numbers of all tasks as one table; they are as in the JSON."""
+    table = Table("task", "measure")
+    table.add_column("result", justify="right")
+    for task, measure, number in headlines(scores):
+        table.add_row(escape(task), escape(measure), f"{number:.4g}")
+    console.print(table)
+
+
 def mmbench(
-    task: Task,
+    task: Asking,
     data_path: str,
     answer: Answer,
     models: Mapping[str, str | None],
     settings: Mapping[str, Any],
     work_dir: str | None = None,
-    max_new_tokens: int | None = None,
     console: Console | None = None,
-) -> Result:
-    """Run MMBench; a run that was broken off is gone on with.
+) -> Result | None:
+    """Run MMBench; a run that was broken off is gone on with, and several processes share it.
 
     The answers of one model, one table and the same settings are kept in
-    ``work_dir/answers_<fingerprint>.jsonl``; each run writes ``args.json``, the submission
+    ``work_dir/mmbench_<fingerprint>``; each run writes ``args.json``, the submission
     (``mmbench_result.xlsx``) and, where the table has answers, ``mmbench_result.json`` to a folder
     ``work_dir/<time>``.
 
@@ -159,26 +179,25 @@ def mmbench(
         settings: all other options that change answers.
         work_dir: ``./work_dirs/<name of the table>`` by default.
         console: where tables go; standard output by default.
+
+    Returns:
+        None where this process only helps.
     """
     from inlay.evaluation.sheet import write_sheet
 
     console = console or Console()
     home = Path(work_dir or Path("work_dirs", Path(data_path).stem)).expanduser()
-    states = {name: model_state(path) for name, path in models.items() if path is not None}
-    asked = fingerprint([states, dict(settings), max_new_tokens, file_sha256(data_path)])
-    kept = AnswerFile(home / f"answers_{asked}.jsonl")
+    runner = Evaluator(answer, state_of(models, settings), home)
+    found = runner.find("mmbench", task, console)
+    if found is None:
+        return None
     folder = home / time.strftime("%Y%m%d_%H%M%S")
     say(console, f"data: {Path(data_path).absolute()}\nresults: {folder.absolute()}")
-    old = sum(question.key in kept.texts for question in task.questions)
-    if old:
-        say(console, f"{old} of {len(task.questions)} answers are there from an earlier run")
-    arguments = {"data_path": data_path, **models, **settings, "max_new_tokens": max_new_tokens}
-    write_json(folder / "args.json", arguments)
-    replies = ask_all(task, answer, max_new_tokens, kept)
-    result = task.score(replies)
+    arguments = {"data_path": data_path, **models, **settings}
+    write_json(folder / "args.json", {**arguments, "max_new_tokens": task.max_new_tokens})
+    result = runner.conclude("mmbench", task, found, console)
     shown = [{k: v for k, v in row.items() if k != "score"} for row in result.rows]
     sheet = write_sheet(folder / "mmbench_result", shown)
-    report(console, "mmbench", result, problems(replies), len(replies))
     say(console, f"submission: {sheet}")
     if sheet.suffix != ".xlsx":
         say(console, "The server takes .xlsx: pip install openpyxl, and run this again")
@@ -189,55 +208,22 @@ def mmbench(
     return result
 
 
-def ask_all(
-    task: Task, answer: Answer, max_new_tokens: int | None = None, kept: AnswerFile | None = None
-) -> dict[str, Reply]:
-    """Ask all questions of a task, with a progress bar on a terminal."""
-    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
-        bar = progress.add_task("questions", total=len(task.questions))
-        return ask(
-            task.questions,
-            answer,
-            max_new_tokens or task.max_new_tokens,
-            kept,
-            lambda question, reply: progress.advance(bar),
-        )
-
-
-def report(
-    console: Console, name: str, result: Result, unasked: Mapping[str, str], total: int
-) -> None:
-    """Print the tables of a result, and which of ``total`` questions could not be asked.
+def state_of(models: Mapping[str, str | None], settings: Mapping[str, Any]) -> Any:
+    """JSON values that change with what a model would say.
 
     Args:
-        unasked: why, by key.
+        models: paths or names of its parts, by option.
+        settings: all other options that change answers.
     """
-    for title, lines in result.tables.items():
-        columns = list(dict.fromkeys(column for shares in lines.values() for column in shares))
-        table = Table(f"{name}, by {title}, %" if title else f"{name}, %")
-        for column in columns:
-            table.add_column(column, justify="right")
-        for line, shares in lines.items():
-            cells = (
-                f"{100 * shares[column]:.1f}" if column in shares else "" for column in columns
-            )
-            table.add_row(escape(line), *cells)
-        console.print(table)
-    if unasked:
-        count = f"{len(unasked)} of {total}"
-        say(console, f"{count} questions could not be asked and count as wrong:")
-        for why in list(unasked.values())[:10]:
-            say(console, f"  {why}")
+    states = {name: model_state(path) for name, path in models.items() if path is not None}
+    return [states, dict(settings)]
 
 
-def say(console: Console, text: str) -> None:
-    """Print a line as it is, however wide."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def wrong_ones(task: Task, result: Result, replies: Mapping[str, Reply]) -> list[dict[str, Any]]:
+def wrong_ones(task: Task, result: Result, found: Found) -> list[dict[str, Any]]:
     """The questions whose score is below 1, as the page of answers has them."""
     from inlay.app.page import data_url
+
+    replies = replies_of(found)
 
     def pictures(question: Question) -> list[dict[str, Any]]:
         if replies[question.key].problem:
@@ -263,13 +249,3 @@ def write_answers_page(path: Path, rows: Sequence[Mapping[str, Any]], total: int
     from inlay.app.page import write_page
 
     write_page(path, "answers.html", title="Wrong answers", rows=rows, total=total)
-
-
-def model_state(path: str) -> Any:
-    """What tells a model from an earlier one of the same name: its files' sizes and times."""
-    folder = Path(path).expanduser()
-    if not folder.exists():
-        return path
-    files = sorted(file for file in [folder, *folder.rglob("*")] if file.is_file())
-    stats = [(str(file.relative_to(folder)), file.stat()) for file in files]
-    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]

@@ -9,16 +9,19 @@ from typing import Any
 
 from rich.console import Console
 
-from inlay.app.evaluate import ask_all, model_state, report, say
-from inlay.core.io import file_sha256, fingerprint, write_json
-from inlay.evaluation.ask import Answer, AnswerFile, Result, problems
-from inlay.evaluation.text_boxes import TextBoxes, load
+from inlay.app.evaluate import state_of
+from inlay.app.evaluate_items import Evaluator, say
+from inlay.core.io import file_sha256, write_json
+from inlay.evaluation.ask import Answer, Asking, Result
+from inlay.evaluation.text_boxes import load
 
 IMAGE_FOLDER = "data/llava_data/llava_images"
 """Where XTuner looks for pictures."""
 
 
-def load_boxes(data_path: str, image_folder: str | None, limit: int | None) -> TextBoxes:
+def load_boxes(
+    data_path: str, image_folder: str | None, limit: int | None, max_new_tokens: int
+) -> Asking:
     """Read the questions.
 
     Args:
@@ -32,38 +35,41 @@ def load_boxes(data_path: str, image_folder: str | None, limit: int | None) -> T
     folder = Path(image_folder).expanduser() if image_folder else usual
     if image_folder is None and not usual.is_dir():
         folder = path.absolute().parent
-    return load(path, folder, limit)
+    task = load(path, folder, limit)
+    return Asking(task, [file_sha256(path), str(folder)], max_new_tokens)
 
 
 def evaluate_boxes(
-    task: TextBoxes,
+    task: Asking,
     data_path: str,
     answer: Answer,
     models: Mapping[str, str | None],
     settings: Mapping[str, Any],
     work_dir: str | None,
-    max_new_tokens: int,
     console: Console,
-) -> Result:
-    """Ask all questions and write what came out; a run that was broken off is gone on with.
+) -> Result | None:
+    """Ask all questions and write what came out; a run that was broken off is gone on with, and
+    several processes share it.
 
-    Answers are kept in ``work_dir/answers_<fingerprint>.jsonl``; each run writes ``args.json`` and
+    Answers are kept in ``work_dir/refcoco_<fingerprint>``; each run writes ``args.json`` and
     ``refcoco_result.json`` to a folder ``work_dir/<time>``.
 
     Args:
         models, settings, work_dir: see ``app.evaluate.mmbench``.
+
+    Returns:
+        None where this process only helps.
     """
     home = Path(work_dir or Path("work_dirs", Path(data_path).stem)).expanduser()
-    states = {name: model_state(path) for name, path in models.items() if path is not None}
-    asked = fingerprint([states, dict(settings), max_new_tokens, file_sha256(data_path)])
-    kept = AnswerFile(home / f"answers_{asked}.jsonl")
+    runner = Evaluator(answer, state_of(models, settings), home)
+    found = runner.find("refcoco", task, console)
+    if found is None:
+        return None
     folder = home / time.strftime("%Y%m%d_%H%M%S")
-    arguments = {"data_path": data_path, **models, **settings, "max_new_tokens": max_new_tokens}
-    write_json(folder / "args.json", arguments)
-    replies = ask_all(task, answer, max_new_tokens, kept)
-    result = task.score(replies)
+    arguments = {"data_path": data_path, **models, **settings}
+    write_json(folder / "args.json", {**arguments, "max_new_tokens": task.max_new_tokens})
+    result = runner.conclude("refcoco", task, found, console)
     write_json(folder / "refcoco_result.json", {"scores": result.scores, "rows": result.rows})
-    report(console, "refcoco", result, problems(replies), len(replies))
     if result.scores["not_a_box"]:
         say(console, f"{result.scores['not_a_box']} answers are no box: not exactly four numbers")
     say(console, f"results: {folder.absolute()}\nAcc: {result.scores['accuracy']}")

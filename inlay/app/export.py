@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from inlay.app.assemble import Parts
+from inlay.app.card_facts import card_facts
 from inlay.app.export_grounding import FLMM, export_grounding, verify_grounding
 from inlay.app.foreign_start import put_weights, read_weights
 from inlay.app.train import checked_config
@@ -21,6 +22,7 @@ from inlay.convert.record import read_record
 from inlay.convert.to_hf import export
 from inlay.convert.verify import verify
 from inlay.core.errors import ModelError
+from inlay.core.secrets import redact
 from inlay.data import PROMPT_TEMPLATE
 from inlay.models.grounding.model import FrozenGrounding
 from inlay.models.llava import LLaVAModel
@@ -67,9 +69,8 @@ def export_checkpoint(
         max_shard_size=max_shard_size,
         save_format=save_format,
         layout=layout,
+        folder=saved.path,
     )
-    if Path(out_dir).is_dir():  # F-LMM's layout is one file
-        (Path(out_dir) / CONFIG).write_text(parts.cfg.source, encoding="utf-8")
 
 
 def export_model(
@@ -82,12 +83,15 @@ def export_model(
     max_shard_size: str = "2GB",
     save_format: str = "xtuner",
     layout: str = "own",
+    folder: Path | None = None,
 ) -> None:
-    """Export a model in memory, which is cast in place, and load the folder back.
+    """Export a model in memory, which is cast in place, with the config of its run, and load the
+    folder back.
 
     Args:
         parts: of the run that it comes from.
         checkpoint: what the model card calls its weights.
+        folder: the checkpoint, or the work dir of the run: what the model card tells of it.
         fp32, max_shard_size, save_format, layout: see :func:`export_checkpoint`.
 
     Raises:
@@ -95,7 +99,10 @@ def export_model(
     """
     if isinstance(model, FrozenGrounding):
         target = Path(out_dir)
-        export_grounding(parts, model, target, checkpoint, fp32=fp32, save_format=save_format)
+        export_grounding(
+            parts, model, target, checkpoint, fp32=fp32, save_format=save_format, folder=folder
+        )
+        _write_config(parts, target)
         return
     if save_format == FLMM:
         raise ModelError(
@@ -107,7 +114,7 @@ def export_model(
     options = {
         "dtype": "float32" if fp32 else "float16",
         "max_shard_size": max_shard_size,
-        "card": {"Config": cfg.name, "Checkpoint": checkpoint, "Data": _data_names(data)},
+        "card": card_facts(cfg, checkpoint, folder),
         "template": PROMPT_TEMPLATE[template] if isinstance(template, str) else template,
     }
     if isinstance(model, LLaVAModel):
@@ -131,7 +138,15 @@ def export_model(
         options.update(base_name=base, image_processor=processor)
         model.llm = in_layout(model.llm, layout)
         export(model, parts.tokenizer(), out_dir, **options)
+    _write_config(parts, Path(out_dir))
     verify(out_dir)
+
+
+def _write_config(parts: Parts, folder: Path) -> None:
+    """Write the config of the run into an export, without secrets."""
+    if folder.is_dir():  # F-LMM's layout is one file
+        source = redact(parts.cfg.source, is_code=True)
+        (folder / CONFIG).write_text(source, encoding="utf-8")
 
 
 def verify_export(folder: str, base: str | None = None) -> None:
@@ -170,10 +185,3 @@ def _export_llava(
 def _is_trained(part: Any) -> bool:
     """Whether a part has an adapter, or weights that were trained."""
     return any(p.requires_grad for p in part.parameters())
-
-
-def _data_names(data: dict[str, Any]) -> str:
-    """The sources of a data set as they may be told to others: names, not paths."""
-    paths = [s.get("path") for s in data.get("sources") or [] if isinstance(s, dict)]
-    flat = [p for path in paths for p in (path if isinstance(path, list) else [path])]
-    return ", ".join(Path(str(p)).name if Path(str(p)).exists() else str(p) for p in flat)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from inlay.app.assemble import Parts
+from inlay.app.card_facts import card_facts
 from inlay.app.grounder import OpenGrounder, builder_of, open_grounder
 from inlay.config.dump import dump_resolved
 from inlay.convert.flmm import load_flmm, write_flmm
@@ -39,6 +39,7 @@ def export_grounding(
     *,
     fp32: bool = False,
     save_format: str = "xtuner",
+    folder: Path | None = None,
 ) -> None:
     """Export a grounding model, which is rounded in place, and open what was written.
 
@@ -48,6 +49,7 @@ def export_grounding(
         checkpoint: what the model card calls its weights.
         fp32: write float32; float16 otherwise.
         save_format: ``"xtuner"`` (the only folder that there is) or ``"flmm"``.
+        folder: see ``export.export_model``.
 
     Raises:
         ModelError: another format, a target that cannot be, or an export that shows other masks.
@@ -73,7 +75,7 @@ def export_grounding(
         dtype=dtype,
         logits=logits,
         base=str(parts.cfg["model"]["lmm"].get("pretrained_model_name_or_path", "")),
-        card=_facts(parts, checkpoint),
+        card=_facts(parts, checkpoint, folder),
     )
     verify_grounding(out, reference=logits)
 
@@ -130,26 +132,8 @@ def _write_flmm(
     conclude(out, {"masks": (change <= ELSEWHERE, detail)}, change)
 
 
-def _facts(parts: Parts, checkpoint: str) -> dict[str, Any]:
+def _facts(parts: Parts, checkpoint: str, folder: Path | None) -> dict[str, Any]:
     """What the model card tells of the training."""
-    cfg = parts.cfg
-    refiner = cfg["model"].get("refiner")
-    return {
-        "Config": cfg.name,
-        "Checkpoint": checkpoint,
-        "Data": ", ".join(_names(cfg["train_dataloader"]["dataset"].get("sources"))),
-        "Refiner": "none" if refiner is None else "in refiner/",
-    }
-
-
-def _names(sources: Any) -> list[str]:
-    """Sources as they may be told to others: the ends of paths, not paths."""
-    found = []
-    for source in sources if isinstance(sources, list | tuple) else [sources]:
-        if not isinstance(source, Mapping):
-            continue
-        kind = source.get("type")
-        path = source.get("refs") or source.get("json_file") or source.get("path") or ""
-        where = "/".join(Path(str(path)).parts[-2:])
-        found.append(f"{getattr(kind, '__name__', kind)} ({where})")
-    return list(dict.fromkeys(found))
+    refiner = "none" if parts.cfg["model"].get("refiner") is None else "in refiner/"
+    facts = card_facts(parts.cfg, checkpoint, folder)
+    return {"Refiner": refiner, **facts}

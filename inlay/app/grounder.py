@@ -13,14 +13,13 @@ import torch
 
 from inlay.app.answering import Answerer
 from inlay.app.assemble import Parts
+from inlay.app.checkpoint_config import config_for_inference, config_of, training_checkpoint
 from inlay.app.foreign_start import find_foreign
-from inlay.app.names import register_names
+from inlay.app.open_model import open_model
 from inlay.chat.grounder import Grounder
-from inlay.chat.open import Opened, open_model
-from inlay.config.check import check_config, format_problems
-from inlay.config.load import load_config
+from inlay.chat.open import Opened
 from inlay.convert.grounding import REFINER
-from inlay.core.errors import CheckpointError, ConfigError, ModelError
+from inlay.core.errors import ConfigError, ModelError
 from inlay.data.grounding.collate import collate
 from inlay.data.grounding.sequence import PROMPT, SequenceBuilder
 from inlay.data.pictures import PictureOpener
@@ -32,8 +31,6 @@ from inlay.models.grounding.adapters.generic import GenericAdapter
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-CONFIG = "config.py"
-"""In the folder of a checkpoint: its resolved config."""
 SHIPPED_MODEL, SHIPPED_GROUNDER = "tiny_vlm", "tiny_grounder"
 PATHS = ("pretrained_model_name_or_path", "checkpoint")
 
@@ -74,8 +71,9 @@ def open_grounder(
     """Open a grounder for inference; without any argument, the one that ships with the package.
 
     Args:
-        model: folder or hub name of a multimodal model; with a checkpoint, where that model lies
-            now, if not where it lay in training.
+        model: folder or hub name of a multimodal model, or a checkpoint of a run that trained one;
+            with a checkpoint, where that model lies now, if not where it lay in training. A
+            checkpoint of a grounding run may stand here, too.
         checkpoint: a checkpoint of a grounding run (``iter_N`` or an export of it), or, with
             ``config``, a ``.pth`` file or a DeepSpeed folder of F-LMM. None: training-free
             pointing.
@@ -94,7 +92,11 @@ def open_grounder(
         return _shipped(training_free, device)
     if checkpoint is None and config is None:
         assert model is not None
-        return _alone(model, dtype, device)
+        run = _grounding_run(model)
+        if run is None:
+            return _alone(model, dtype, device)
+        model, config = None, str(config_of(run))
+        checkpoint = None if training_free else str(run)
     foreign = None if checkpoint is None else find_foreign(checkpoint)
     if config is None and foreign:
         raise ConfigError(
@@ -102,9 +104,11 @@ def open_grounder(
             "by --config (`inlay list-cfg -p frozen` prints them)"
         )
     folder = None if checkpoint is None or foreign else ckpt.locate(checkpoint)
-    source = config or str(_config_of(folder))
+    if config is None:
+        assert folder is not None
+        config = str(config_of(folder))
     own = None if folder is None else folder / REFINER
-    values = _values(source, model, str(own) if own is not None and own.is_dir() else None)
+    values = _values(config, model, str(own) if own is not None and own.is_dir() else None)
     built = _build(values, checkpoint is None or training_free, device)
     if built.model is not None and checkpoint is not None:
         _load(built.model, str(foreign or checkpoint), folder)
@@ -132,21 +136,17 @@ def _alone(model: str, dtype: str, device: str | None) -> OpenGrounder:
     return OpenGrounder(lmm, SequenceBuilder(opened.tokenizer, opened.image_processor))
 
 
-def _config_of(folder: Path | None) -> Path:
-    assert folder is not None
-    if not (folder / CONFIG).is_file():
-        raise CheckpointError(f"{folder} has no {CONFIG}: name its config with --config")
-    return folder / CONFIG
+def _grounding_run(path: str) -> Path | None:
+    """The folder of a checkpoint of a grounding run; None where ``path`` is anything else."""
+    folder = training_checkpoint(path)
+    if folder is None or "lmm" not in config_for_inference(config_of(folder))["model"]:
+        return None
+    return folder
 
 
 def _values(source: str, model: str | None, refiner: str | None) -> dict[str, Any]:
     """The config's values, with the paths of model and refiner as they are now, without a cache."""
-    register_names()
-    cfg = load_config(source)
-    errors = [p for p in check_config(cfg) if p.severity == "error"]
-    if errors:
-        raise ConfigError(format_problems(errors))
-    values: dict[str, Any] = copy.deepcopy(dict(cfg))
+    values: dict[str, Any] = copy.deepcopy(dict(config_for_inference(source)))
     node = values.get("model")
     if not isinstance(node, dict) or "lmm" not in node:
         raise ConfigError(f"{source} is no config of a grounding run: its model has no 'lmm'")

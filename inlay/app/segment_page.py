@@ -13,7 +13,7 @@ from inlay.chat.overlay import Colour, draw, enlarged, palette
 from inlay.core.rle import decode_mask
 from inlay.evaluation.ask import Result
 from inlay.evaluation.mask_task import Caption, MaskTask
-from inlay.evaluation.records import PointingTask
+from inlay.evaluation.records import ItemTask
 from inlay.evaluation.viscot import VisualCoT
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def write_segment_page(path: Path, sections: Sequence[Mapping[str, Any]]) -> Non
 
 
 def sections(
-    name: str, task: PointingTask, found: Mapping[str, Mapping[str, Any]], result: Result
+    name: str, task: ItemTask, found: Mapping[str, Mapping[str, Any]], result: Result
 ) -> list[dict[str, Any]]:
     """Return the page's sections of a task: ``title`` and ``captions``.
 

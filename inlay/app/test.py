@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from inlay.app import assemble, workdir
+from inlay.app import assemble, tracking, workdir
 from inlay.app.foreign_start import load_foreign_weights, read_weights
 from inlay.app.train import checked_config, end_process, start_process
 from inlay.core import dist
@@ -55,13 +55,14 @@ def test(
         log_dir=log_dir,
         logger=logger,
         cfg=cfg,
-        trackers=parts.trackers() if log_dir else [],
     )
-    for tracker in runner.trackers:
-        tracker.open(log_dir / "vis_data")  # type: ignore[operator]
+    tracking.name_run(runner, None, {})
+    if runner.rank == 0:
+        tracking.open_trackers(runner, parts.visualizer(), cfg, False)
     if saved is not None:
         load_foreign_weights(runner, saved)
     try:
         return runner.test()
     finally:
+        tracking.close_trackers(runner)
         end_process()

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from inlay.app import assemble, workdir
+from inlay.app import assemble, out_of_memory, tracking, workdir
+from inlay.app.evaluation_jobs import pick_up
 from inlay.app.feature_cache import check_room
 from inlay.app.foreign_start import (
     find_foreign,
@@ -31,6 +32,7 @@ from inlay.convert.flmm import check_lmm
 from inlay.convert.foreign import Foreign, find_original
 from inlay.core import dist
 from inlay.core.errors import CheckpointError, ConfigError
+from inlay.core.secrets import redact
 from inlay.engine import checkpoint as ckpt
 from inlay.engine import resume as resume_rules
 from inlay.engine import rng
@@ -38,6 +40,7 @@ from inlay.engine.optim import build_optimizer
 from inlay.engine.parallel import watch
 from inlay.engine.runner import EXIT_CODES, Runner
 from inlay.engine.schedule import try_out
+from inlay.engine.trackers import Visualizer
 
 HEARTBEAT_TIMEOUT = DistCfg().heartbeat_timeout
 
@@ -52,6 +55,7 @@ class TrainOptions:
         seed: overrides ``randomness.seed``.
         allow_change: identity keys that may differ from the checkpoint's.
         strategy: how several devices share the run, in place of the config's.
+        track: trackers besides the config's, see ``tracking.TRACKERS``.
     """
 
     work_dir: str | None = None
@@ -60,6 +64,7 @@ class TrainOptions:
     cfg_options: Sequence[str] = ()
     allow_change: list[str] = field(default_factory=list)
     strategy: Any = None
+    track: Sequence[str] = ()
 
 
 def checked_config(config: str, options: Sequence[str]) -> Any:
@@ -80,35 +85,58 @@ def checked_config(config: str, options: Sequence[str]) -> Any:
 def train(config: str, options: TrainOptions) -> int:
     """Run ``config`` to its end, or until a signal. Returns the exit code."""
     cfg = checked_config(config, options.cfg_options)
+    trackers = tracking.choose_trackers(cfg, options.track)
     device = start_process(cfg)
     work_dir = Path(options.work_dir or cfg.get("work_dir") or Path("work_dirs") / cfg.name)
     lock = workdir.claim(work_dir) if dist.rank() == 0 else None
     try:
-        if torch.distributed.is_initialized():
-            torch.distributed.barrier()
-        source, weights_only, notes = _source(cfg, options, work_dir)
-        saved = _read(source, weights_only)
-        seed = _seed(cfg, options, saved if not weights_only else None)
-        log_dir = workdir.new_log_dir(work_dir) if dist.rank() == 0 else None
-        logger = workdir.open_log(log_dir, dist.rank(), cfg.get("log_level") or "INFO")
-        for note in notes:
-            logger.warning(note)
-        runner = build_runner(cfg, seed, device, work_dir, log_dir, logger, options.strategy)
-        _start_from(runner, source, saved, weights_only, options, work_dir)
-        if runner.state.iter >= runner.max_iters and not runner.owes_validation():
-            logger.info("nothing left to do: all %d iterations are done", runner.max_iters)
-            return 0
-        check_room(runner)
-        _write_configs(runner, cfg, log_dir)
-        _name(runner, cfg, saved if not weights_only else None)
-        # What start-up has built lives to the end: the collector need not look at it again.
-        gc.freeze()
-        stopped = runner.train()
-        return EXIT_CODES.get(stopped or "", 0)
+        with out_of_memory.explained(config, options, cfg, work_dir):
+            return _run(cfg, options, device, work_dir, trackers)
+    except (Exception, KeyboardInterrupt) as error:
+        workdir.log_end(error)
+        raise
     finally:
         if lock is not None:
             lock.close()
         end_process()
+
+
+def _run(
+    cfg: Any, options: TrainOptions, device: torch.device, work_dir: Path, trackers: Visualizer
+) -> int:
+    """Start, or start again, and train. Returns the exit code."""
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+    source, weights_only, notes = _source(cfg, options, work_dir)
+    saved = _read(source, weights_only)
+    seed = _seed(cfg, options, saved if not weights_only else None)
+    log_dir = workdir.new_log_dir(work_dir) if dist.rank() == 0 else None
+    logger = workdir.open_log(log_dir, dist.rank(), cfg.get("log_level") or "INFO")
+    for note in notes:
+        logger.warning(note)
+    runner = build_runner(cfg, seed, device, work_dir, log_dir, logger, options.strategy)
+    _start_from(runner, source, saved, weights_only, options, work_dir)
+    kept = saved.state if isinstance(saved, ckpt.Checkpoint) and not weights_only else {}
+    _name(runner, cfg, kept)
+    try:
+        if runner.rank == 0:
+            tracking.open_trackers(runner, trackers, cfg, "run_id" in kept)
+        return _finish(runner, cfg, log_dir)
+    finally:
+        tracking.close_trackers(runner)
+
+
+def _finish(runner: Runner, cfg: Any, log_dir: Path | None) -> int:
+    """Train what is left to train. Returns the exit code."""
+    if runner.state.iter >= runner.max_iters and not runner.owes_validation():
+        runner.logger.info("nothing left to do: all %d iterations are done", runner.max_iters)
+        pick_up(runner)
+        return 0
+    check_room(runner)
+    _write_configs(runner, cfg, log_dir)
+    # What start-up has built lives to the end: the collector need not look at it again.
+    gc.freeze()
+    return EXIT_CODES.get(runner.train() or "", 0)
 
 
 def start_process(cfg: Any) -> torch.device:
@@ -178,9 +206,6 @@ def build_runner(
     identity = assemble.run_identity(loaders["train"], model, optim, make, seed)
     model = assemble.place_model(model, strategy)
     optimizer = build_optimizer(model, make, settings, optim.rates)
-    trackers = parts.trackers() if log_dir else []
-    for tracker in trackers:
-        tracker.open(log_dir / "vis_data")  # type: ignore[operator]
     return Runner(
         model=model,
         strategy=strategy,
@@ -198,7 +223,6 @@ def build_runner(
         config_text=dump_resolved(cfg),
         identity=identity,
         seed=seed,
-        trackers=trackers,
     )
 
 
@@ -293,25 +317,17 @@ def _start_from(
     runner.logger.info("%s %s. %s", how, source, position[0].upper() + position[1:])
 
 
-def _name(runner: Runner, cfg: Any, saved: ckpt.Checkpoint | Foreign | None) -> None:
-    """Give the run the name of its template; a resumed one keeps the name that it has."""
+def _name(runner: Runner, cfg: Any, kept: dict[str, Any]) -> None:
+    """Give the run its id and the name of its template; a resumed one keeps those it has."""
     batch = runner.train_dataloader.batch_size * runner.world_size
     name = run_name.resolve(cfg, runner.world_size, batch * runner.optim.accumulative_counts)
-    if name is None:
-        return
-    kept = saved.state.get("run_name") if isinstance(saved, ckpt.Checkpoint) else None
-    named = [kept or name]
-    if torch.distributed.is_initialized():
-        torch.distributed.broadcast_object_list(named, src=0)  # one date for all ranks
-    runner.run_name = named[0]
-    runner.logger.info("run name: %s", runner.run_name)
-    iteration = runner.state.iter
-    runner.track({"iter": iteration, "step": iteration, "run_name": runner.run_name})
+    tracking.name_run(runner, name, kept)
 
 
 def _write_configs(runner: Runner, cfg: Any, log_dir: Path | None) -> None:
     """``work_dir/<config>.py`` is the five-part file, ``vis_data/config.py`` the resolved one."""
     if log_dir is None:
         return
-    (runner.work_dir / f"{cfg.name}.py").write_text(cfg.source, encoding="utf-8")
+    source = redact(cfg.source, is_code=True)
+    (runner.work_dir / f"{cfg.name}.py").write_text(source, encoding="utf-8")
     (log_dir / "vis_data" / "config.py").write_text(runner.config_text, encoding="utf-8")

@@ -117,8 +117,12 @@ class GroundedSession(ChatSession):
         return answer
 
     def _generate(self, ids: list[int], stream: TextStream) -> list[int]:
-        with capture_decoding(self.grounder.lmm.decoder, self._columns(ids)) as self._rows:
-            self._tokens = super()._generate(ids, stream)
+        try:
+            with capture_decoding(self.grounder.lmm.decoder, self._columns(ids)) as self._rows:
+                self._tokens = super()._generate(ids, stream)
+        except BaseException:
+            self._rows = DecodeRows()
+            raise
         return self._tokens
 
     def _columns(self, ids: list[int]) -> torch.Tensor:

@@ -13,11 +13,18 @@ from inlay.core.types import ImageProcessor
 
 @dataclass(frozen=True)
 class Opened:
-    """What a chat needs; ``image_processor`` is None for a model that reads text only."""
+    """What a chat needs.
+
+    Attributes:
+        image_processor: None for a model that reads text only.
+        template: the chat template that it was trained with, where that is known; None for the
+            tokenizer's own.
+    """
 
     model: Any
     tokenizer: Any
     image_processor: ImageProcessor | None = None
+    template: Any = None
 
 
 def open_model(

@@ -76,6 +76,10 @@ class Pictures:
     def __len__(self) -> int:
         return len(self._images)
 
+    @property
+    def images(self) -> tuple[Image, ...]:
+        return tuple(self._images)
+
     def add(self, images: Sequence[Image]) -> None:
         """Append pictures, in the order of their marks in the text."""
         assert self.processor is not None

@@ -44,6 +44,10 @@ class ChatSession:
         image_processor: of a model with eyes.
         images: RGB pictures that stand before the first text of every conversation.
 
+    Attributes:
+        should_stop: asked after each token whether the answer ends there. What it raises ends the
+            answer, too, and the turn is forgotten.
+
     Raises:
         ModelError: ``system`` or ``images`` without a template that could carry it, or ``images``
             without an image processor.
@@ -77,6 +81,7 @@ class ChatSession:
         self.max_new_tokens = max_new_tokens
         self.seed = seed
         self.on_notice = on_notice
+        self.should_stop = _never
         self.num_replies = 0
         self.template = template
         self.first_images = list(images)
@@ -207,7 +212,7 @@ class ChatSession:
         was_training = self.model.training
         self.model.eval()
         cuda = [row.device] if row.is_cuda else []
-        watch = _Watch(stream, self.stop_ids)
+        watch = _Watch(stream, self.stop_ids, self.should_stop)
         try:
             with torch.random.fork_rng(devices=cuda), torch.inference_mode():
                 torch.manual_seed(self.seed + self.num_replies)
@@ -261,18 +266,25 @@ class ChatSession:
 
 
 class _Watch(StoppingCriteria):
-    """Feeds each new token to the stream and ends generation at a stop word."""
+    """Feeds each new token to the stream and ends generation at a stop word, or when asked to."""
 
-    def __init__(self, stream: TextStream, stop_ids: list[int]) -> None:
+    def __init__(
+        self, stream: TextStream, stop_ids: list[int], should_stop: Callable[[], bool]
+    ) -> None:
         self.stream = stream
         self.stop_ids = set(stop_ids)
+        self.should_stop = should_stop
         self.tokens: list[int] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
         token = int(input_ids[0, -1])
         self.tokens.append(token)
         stopped = token not in self.stop_ids and self.stream.push(token)
-        return torch.tensor([stopped], device=input_ids.device)
+        return torch.tensor([self.should_stop() or stopped], device=input_ids.device)
+
+
+def _never() -> bool:
+    return False
 
 
 def _max_positions(model: Any) -> int | None:

@@ -21,6 +21,7 @@ from types import ModuleType
 
 from inlay import __version__
 from inlay.core.errors import InlayError, did_you_mean
+from inlay.core.secrets import redact
 
 USAGE_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -54,9 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except InlayError as error:
         if os.environ.get("INLAY_DEBUG") == "1":
-            traceback.print_exc()
+            _print_traceback()
         else:
-            _print_error(str(error))
+            _print_error(redact(str(error)))
         return error.exit_code
     except KeyboardInterrupt:
         _print_error("interrupted")
@@ -64,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _stdout_is_closed():
             return BROKEN_PIPE
-        traceback.print_exc()
+        _print_failure(words[0], error)
         return 1
 
 
@@ -162,6 +163,22 @@ def _print_error(message: str) -> None:
 
     text = Text.assemble(("error: ", "bold red"), message)
     Console(stderr=True).print(text, soft_wrap=True)
+
+
+def _print_failure(command: str, error: Exception) -> None:
+    """Tell a shortage of memory in a line, whatever else went wrong with its traceback."""
+    from inlay.app.out_of_memory import in_short
+
+    told = in_short(command, error)
+    if told is None or os.environ.get("INLAY_DEBUG") == "1":
+        _print_traceback()
+    else:
+        _print_error(told)
+
+
+def _print_traceback() -> None:
+    """Print the exception that is handled, without secrets."""
+    print(redact(traceback.format_exc()), end="", file=sys.stderr)
 
 
 def _stdout_is_closed() -> bool:

@@ -32,7 +32,7 @@ _UNGROUNDED = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("model", help="folder in Hugging Face layout, or hub name")
+    add("model", help="folder in Hugging Face layout, hub name, or a checkpoint of a run (iter_N)")
     on_top = parser.add_mutually_exclusive_group()
     on_top.add_argument("--adapter", metavar="DIR", help="PEFT adapter (LoRA) to put on the model")
     on_top.add_argument("--llava", metavar="DIR", help="LLaVA parts that give the model eyes")
@@ -108,7 +108,7 @@ def _session(
     images: list[Any],
     settings: dict[str, Any],
 ) -> ChatSession:
-    from inlay.chat.open import open_model
+    from inlay.app.open_model import open_model
     from inlay.chat.session import ChatSession
 
     make: Any = ChatSession
@@ -130,7 +130,7 @@ def _session(
     return make(
         opened.model,
         opened.tokenizer,
-        template,
+        template or opened.template,
         image_processor=opened.image_processor,
         images=images,
         **settings,

@@ -5,18 +5,36 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from inlay.cli.mmbench import MODEL_OPTIONS, add_model_options, check_counts, open_answerer
+from inlay.app.launch import add_launch_options
+from inlay.cli.mmbench import (
+    ANSWER_SETTINGS,
+    MODEL_OPTIONS,
+    add_model_options,
+    check_counts,
+    open_answerer,
+)
+from inlay.evaluation import POINTING
 
 if TYPE_CHECKING:
+    from inlay.app.evaluate_harness import Harness
+    from inlay.app.evaluate_items import Evaluator
     from inlay.app.evaluate_pointing import Pointing
 
 NAME = "eval"
-HELP = "evaluate a model: vqa, mmbench, refcoco, png, phrases, viscot, lmms:NAME"
+TASKS = "vqa, mmbench, scenes, refcoco, png, phrases, viscot, lm:NAME, lmms:NAME"
+HELP = f"evaluate a model: {TASKS}"
 OPTIONS = {
     "refcoco": {"protocols": "--protocol", "splits": "--split"},
     "viscot": {"version": "--cot"},
 }
 """What single tasks have beside the options of all: parameter of ``load`` -> flag."""
+LM_OPTIONS = {
+    "num_fewshot": None,
+    "apply_chat_template": False,
+    "batch_size": 1,
+    "include_path": None,
+}
+"""What only tasks of lm-evaluation-harness have -> its default."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,22 +43,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "tasks",
         nargs="+",
         metavar="TASK",
-        help="vqa, mmbench, refcoco, png, phrases, viscot, lmms:NAME (and files, as --data)",
+        help=f"{TASKS} (and files, as --data)",
     )
-    add("--model", required=True, metavar="PATH", help="folder or hub name of a model")
+    what = "folder or hub name of a model, or a checkpoint of a run (iter_N)"
+    add("--model", required=True, metavar="PATH", help=what)
     add("--data", nargs="+", default=[], metavar="PATH", help="data of the tasks, in their order")
     add("--image-folder", metavar="DIR", help="where pictures lie (default: beside the data)")
     add("--limit", type=int, metavar="N", help="the first N questions of each task only")
     add("--max-new-tokens", type=int, help="longest answer (default: what the task needs)")
+    add("--work-dir", default="work_dirs/eval", metavar="DIR", help="answers, to be gone on with")
     add("--out", metavar="FILE.json", help="write scores, and every question with its answer")
     add("--wrong", metavar="FILE.html", help="write a page of the wrong answers")
     add("--json", action="store_true", help="print the scores as JSON, all else on stderr")
     add_model_options(parser)
+    add_launch_options(parser)
     pointing = parser.add_argument_group("tasks that point: refcoco, png, phrases, viscot")
     add = pointing.add_argument
     add("--ground", metavar="CHECKPOINT", help="trained parts that turn attention into masks")
     add("--config", metavar="FILE", help="config or recipe, where the checkpoint has none")
-    add("--work-dir", default="work_dirs/eval", metavar="DIR", help="results, to be gone on with")
     add("--page", metavar="FILE.html", help="write a page of the best, median and worst masks")
     add(
         "--protocol",
@@ -51,6 +71,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--split", dest="splits", nargs="+", metavar="NAME", help="of refcoco (default: all tests)")
     add("--cot", dest="version", metavar="VERSION", help="of viscot: v1, v2, v3 (default v1)")
+    harness = parser.add_argument_group("tasks of lm-evaluation-harness: lm:NAME")
+    add = harness.add_argument
+    add("--num-fewshot", type=int, metavar="N", help="examples before a question (default: task's)")
+    add("--apply-chat-template", action="store_true", help="ask in the model's chat template")
+    add("--batch-size", type=int, default=1, metavar="N", help="rows at once (default 1)")
+    add("--include-path", metavar="DIR", help="folder with YAML files of your own tasks")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -59,45 +85,78 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from inlay.app.evaluate import evaluate, load_task, plan_tasks
-    from inlay.app.evaluate_pointing import join_processes, leave_processes
+    from inlay.app.evaluate_items import processes
+    from inlay.app.launch import start
     from inlay.cli.chat import named_template
-    from inlay.evaluation import POINTING
 
     check_counts(args)
     template = named_template(args.prompt_template)
     planned = plan_tasks(args.tasks, args.data)
     _check_options(args, planned)
+    code = start(args)
+    if code is not None:
+        return code
+    harness = _harness(args, planned)
     tasks = {
         name: None
         if path is None
-        else load_task(name, path, args.image_folder, args.limit, **_options(args, name))
+        else load_task(
+            name, path, args.image_folder, args.limit, args.max_new_tokens, **_options(args, name)
+        )
         for name, path in planned.items()
     }
-    join_processes()
-    try:
+    with processes():
+        asking = None if tasks.keys() <= POINTING else _asking(args, template)
         scores = evaluate(
             tasks,
-            None if tasks.keys() <= POINTING else open_answerer(args, template),
+            asking=asking,
             pointing=_pointing(args) if tasks.keys() & POINTING else None,
-            limit=args.limit,
-            max_new_tokens=args.max_new_tokens,
+            harness=None if harness is None or asking is None else harness.use(asking),
+            models={name: getattr(args, name) for name in ("model", *MODEL_OPTIONS, "ground")},
             out=args.out,
             page=args.wrong,
             console=Console(stderr=args.json),
         )
-    finally:
-        leave_processes()
     if args.json and scores:
         print(json.dumps(scores, ensure_ascii=False))
     return 0
+
+
+def _harness(args: argparse.Namespace, tasks: dict[str, str | None]) -> Harness | None:
+    """Look up the tasks of others."""
+    from inlay.app.evaluate_harness import Harness, HarnessOptions
+
+    names = [name for name, path in tasks.items() if path is None]
+    options = HarnessOptions(
+        args.limit,
+        args.num_fewshot,
+        args.apply_chat_template,
+        args.batch_size,
+        args.include_path,
+    )
+    return Harness(names, options) if names else None
+
+
+def _asking(args: argparse.Namespace, template: Any) -> Evaluator:
+    """Open the model that a command names as one that answers."""
+    from pathlib import Path
+
+    from inlay.app.evaluate import state_of
+    from inlay.app.evaluate_items import Evaluator, own_device
+
+    own_device()
+    models = {name: getattr(args, name) for name in ("model", *MODEL_OPTIONS)}
+    state = state_of(models, {name: getattr(args, name) for name in ANSWER_SETTINGS})
+    folder = Path(args.work_dir).expanduser()
+    return Evaluator(open_answerer(args, template), state, folder)
 
 
 def _pointing(args: argparse.Namespace) -> Pointing:
     """Open the model that a command names as one that points."""
     from pathlib import Path
 
-    from inlay.app.evaluate import model_state
-    from inlay.app.evaluate_pointing import Pointing, own_device
+    from inlay.app.evaluate_items import model_state, own_device
+    from inlay.app.evaluate_pointing import Pointing
     from inlay.app.grounder import open_grounder
     from inlay.core.errors import ConfigError
 
@@ -119,10 +178,8 @@ def _options(args: argparse.Namespace, task: str) -> dict[str, Any]:
 
 
 def _check_options(args: argparse.Namespace, tasks: dict[str, Any]) -> None:
-    """Refuse what would have no effect, and processes that would all do the same."""
-    from inlay.core import dist
+    """Refuse what would have no effect."""
     from inlay.core.errors import ConfigError
-    from inlay.evaluation import POINTING
 
     for task, flags in OPTIONS.items():
         given = ", ".join(flags[name] for name in _options(args, task))
@@ -132,6 +189,8 @@ def _check_options(args: argparse.Namespace, tasks: dict[str, Any]) -> None:
         for name in ("ground", "config", "page"):
             if getattr(args, name) is not None:
                 raise ConfigError(f"--{name} goes with {', '.join(sorted(POINTING))}")
-    if dist.world_size() > 1 and not tasks.keys() <= POINTING:
-        others = ", ".join(sorted(tasks.keys() - POINTING))
-        raise ConfigError(f"{others} cannot be shared by several processes: run one")
+    if not any(task.startswith("lm:") for task in tasks):
+        for name, default in LM_OPTIONS.items():
+            if getattr(args, name) != default:
+                flag = name.replace("_", "-")
+                raise ConfigError(f"--{flag} goes with tasks of lm-evaluation-harness (lm:NAME)")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 
 from inlay.cli.mmbench import (
+    ANSWER_SETTINGS,
     MODEL_OPTIONS,
     add_habits,
     add_model_options,
+    adopt_launcher,
     check_counts,
     open_answerer,
 )
@@ -34,23 +36,25 @@ def run(args: argparse.Namespace) -> int:
 
     from rich.console import Console
 
+    from inlay.app.evaluate_items import own_device, processes
     from inlay.app.evaluate_text_boxes import evaluate_boxes, load_boxes
     from inlay.cli.chat import named_template
 
     check_counts(args)
+    adopt_launcher(args)
     template = named_template(args.prompt_template)
-    task = load_boxes(args.data_path, args.image_folder, args.limit)
-    names = ("visual_select_layer", "torch_dtype", "bits", "prompt_template", "stop_words", "limit")
-    result = evaluate_boxes(
-        task,
-        args.data_path,
-        open_answerer(args, template),
-        {name: getattr(args, name) for name in ("model", *MODEL_OPTIONS)},
-        {name: getattr(args, name) for name in names},
-        args.work_dir,
-        args.max_new_tokens,
-        Console(stderr=args.json),
-    )
-    if args.json:
+    task = load_boxes(args.data_path, args.image_folder, args.limit, args.max_new_tokens)
+    with processes():
+        own_device()
+        result = evaluate_boxes(
+            task,
+            args.data_path,
+            open_answerer(args, template),
+            {name: getattr(args, name) for name in ("model", *MODEL_OPTIONS)},
+            {name: getattr(args, name) for name in (*ANSWER_SETTINGS, "limit")},
+            args.work_dir,
+            Console(stderr=args.json),
+        )
+    if args.json and result is not None:
         print(json.dumps(result.scores, ensure_ascii=False))
     return 0

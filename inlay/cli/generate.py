@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
     check_sampling(args)
     image = read_picture(args.image)
 
-    from inlay.chat.open import open_model
+    from inlay.app.open_model import open_model
     from inlay.chat.session import ChatSession
 
     opened = open_model(args.model, dtype=args.torch_dtype)
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
     session = ChatSession(
         opened.model,
         opened.tokenizer,
-        template,
+        template or opened.template,
         temperature=0.0 if args.greedy else args.temperature,
         top_k=args.top_k,
         top_p=args.top_p,

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 NAME = "mmbench"
 HELP = "ask a vision-language model MMBench; accuracy, and the file to submit"
 MODEL_OPTIONS = ("adapter", "llava", "visual_encoder")
+ANSWER_SETTINGS = ("visual_select_layer", "torch_dtype", "bits", "prompt_template", "stop_words")
+"""Options that change answers, beside the model itself."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +60,7 @@ def bits(text: str) -> int | None:
 def open_answerer(args: argparse.Namespace, template: Any) -> Answerer:
     """Load the model that a command names."""
     from inlay.app.answering import Answerer
-    from inlay.chat.open import open_model
+    from inlay.app.open_model import open_model
 
     opened = open_model(
         args.model,
@@ -70,21 +72,27 @@ def open_answerer(args: argparse.Namespace, template: Any) -> Answerer:
         bits=args.bits,
         offload_folder=args.offload_folder,
     )
-    return Answerer(opened, template, args.stop_words)
+    return Answerer(opened, template or opened.template, args.stop_words)
 
 
 def check_counts(args: argparse.Namespace) -> None:
-    """Refuse counts that are not positive, and a launcher that has started several processes."""
-    from inlay.core import dist
+    """Refuse counts that are not positive."""
     from inlay.core.errors import ConfigError
 
-    if getattr(args, "launcher", "none") != "none" and dist.world_size() > 1:
-        raise ConfigError("these questions are asked by one process: start one")
-
-    for name in ("limit", "max_new_tokens"):
-        value = getattr(args, name)
+    for name in ("limit", "max_new_tokens", "batch_size"):
+        value = getattr(args, name, None)
         if value is not None and value < 1:
             raise ConfigError(f"--{name.replace('_', '-')} must be 1 or more, got {value}")
+
+
+def adopt_launcher(args: argparse.Namespace) -> None:
+    """Be one of the processes that ``--launcher`` names."""
+    import os
+
+    from inlay.core import dist
+
+    if args.launcher != "none":
+        dist.adopt(args.launcher, None, os.environ)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -93,24 +101,24 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from inlay.app.evaluate import load_task, mmbench
+    from inlay.app.evaluate_items import own_device, processes
     from inlay.cli.chat import named_template
 
     check_counts(args)
+    adopt_launcher(args)
     template = named_template(args.prompt_template)
-    task = load_task("mmbench", args.data_path, None, args.limit)
-    models = {name: getattr(args, name) for name in ("model", *MODEL_OPTIONS)}
-    names = ("visual_select_layer", "torch_dtype", "bits", "prompt_template", "stop_words")
-    settings = {name: getattr(args, name) for name in names}
-    result = mmbench(
-        task,
-        args.data_path,
-        open_answerer(args, template),
-        models,
-        settings,
-        args.work_dir,
-        args.max_new_tokens,
-        Console(stderr=args.json),
-    )
-    if args.json:
+    task = load_task("mmbench", args.data_path, None, args.limit, args.max_new_tokens)
+    with processes():
+        own_device()
+        result = mmbench(
+            task,
+            args.data_path,
+            open_answerer(args, template),
+            {name: getattr(args, name) for name in ("model", *MODEL_OPTIONS)},
+            {name: getattr(args, name) for name in ANSWER_SETTINGS},
+            args.work_dir,
+            Console(stderr=args.json),
+        )
+    if args.json and result is not None:
         print(json.dumps(result.scores, ensure_ascii=False))
     return 0

@@ -38,6 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY",
         help="resume although KEY (data, template, effective_batch, ...) has changed",
     )
+    add(
+        "--track",
+        type=lambda words: [word.strip() for word in words.split(",")],
+        default=[],
+        metavar="NAMES",
+        help="also record the run with these trackers: wandb, wandb-offline, trackio, tensorboard "
+        "(several with commas)",
+    )
     add_launch_options(parser)
     one_of = parser.add_mutually_exclusive_group()
     one_of.add_argument(
@@ -95,6 +103,7 @@ def _train(args: argparse.Namespace) -> int:
         cfg_options=args.cfg_options,
         allow_change=args.allow_change,
         strategy=args.strategy,
+        track=args.track,
     )
     return train(args.config, options)
 

@@ -32,6 +32,8 @@ INJECTED: dict[str, frozenset[str]] = {
     "optimizer": frozenset({"params"}),
     "strategy": frozenset({"device", "precision", "loss_scale", "timeout"}),
     "EvaluateChatHook": frozenset({"respond"}),
+    "EvaluationJobsHook": frozenset({"open_jobs"}),
+    "GroundingOverlayHook": frozenset({"draw"}),
     "PushToHubHook": frozenset({"export"}),
     "HFCheckpointHook": frozenset({"export"}),
 }

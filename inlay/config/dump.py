@@ -14,6 +14,7 @@ from inlay.config.imports import import_blocks
 from inlay.config.registry import import_path
 from inlay.config.source import names_read
 from inlay.core.errors import ConfigError
+from inlay.core.secrets import redact
 
 _WIDTH = 100
 _BRACKETS: dict[type, tuple[str, str]] = {list: ("[", "]"), tuple: ("(", ")"), set: ("{", "}")}
@@ -26,7 +27,7 @@ def dump_resolved(cfg: Mapping[str, Any]) -> str:
     """Return a config file that loads to values equal to those of ``cfg``.
 
     Classes, functions, dtypes and enum members become imports; a dict that is a top-level value of
-    its own is written by its name where it is nested.
+    its own is written by its name where it is nested. Secrets are left out, see ``core.secrets``.
 
     Raises:
         ConfigError: a value has no source form (an object, a lambda); names its path.
@@ -34,9 +35,10 @@ def dump_resolved(cfg: Mapping[str, Any]) -> str:
     writer = _Writer(set(cfg))
     code = "\n".join(f"{name} = {writer.top(name, cfg[name])}" for name in _inner_first(cfg))
     used = names_read(ast.parse(code))
-    return "\n\n".join(
+    text = "\n\n".join(
         [_HEADER, *import_blocks(writer.imports, used), f"_resolved_ = True\n{code}\n"]
     )
+    return redact(text, is_code=True)
 
 
 def to_plain(cfg: Mapping[str, Any]) -> dict[str, Any]:

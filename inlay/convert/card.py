@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from inlay.core.secrets import redact
 
 
 def model_card(title: str, kind: str, base: str | None, facts: Mapping[str, Any]) -> str:
@@ -16,7 +18,8 @@ def model_card(title: str, kind: str, base: str | None, facts: Mapping[str, Any]
         kind: ``"model"``, ``"adapter"``, with eyes ``"vlm"`` or ``"vlm adapter"``, ``"visual
             encoder"``, or ``"parts"`` and ``"grounding"`` for what Inlay alone loads.
         base: hub name or path of the model it was trained from.
-        facts: what to tell of the training, name to value, in order.
+        facts: what to tell of the training, name to value, in order. A list of dicts is a section
+            of its own: a table with a row for each. Secrets are cut out.
     """
     is_adapter = kind.endswith("adapter")
     ours = kind in ("parts", "grounding")
@@ -25,11 +28,21 @@ def model_card(title: str, kind: str, base: str | None, facts: Mapping[str, Any]
     if base and is_hub_name(base):
         head.append(f"base_model: {json.dumps(base)}")
     head += ["tags:", "- inlay", *(["- lora"] if is_adapter else []), "---"]
-    rows = {"Base model": base, **facts} if base else facts
+    plain = {name: value for name, value in facts.items() if not isinstance(value, list)}
+    rows = {"Base model": base, **plain} if base else plain
     table = ["| | |", "|---|---|", *(f"| {_cell(k)} | {_cell(v)} |" for k, v in rows.items())]
     body = [f"# {title}", "", "Fine-tuned with Inlay.", "", *table, ""]
-    body.append(_LOAD[kind].replace("BASE", base or "path/to/base"))
-    return "\n".join([*head, "", *body]) + "\n"
+    for name, value in facts.items():
+        if isinstance(value, list) and value:
+            body += [f"## {name}", "", *_table(value), ""]
+    body += ["## Use", "", _LOAD[kind].replace("BASE", base or "path/to/base")]
+    return redact("\n".join([*head, "", *body]) + "\n")
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    columns = list(rows[0])
+    lines = [columns, ["---"] * len(columns), *([row[c] for c in columns] for row in rows)]
+    return [f"| {' | '.join(map(_cell, line))} |" for line in lines]
 
 
 def is_hub_name(base: str) -> bool:

@@ -55,7 +55,7 @@ def export_llava(
         ModelError: LLaVA cannot express the model; the formats that can are named.
     """
     tokenizer = copy.deepcopy(tokenizer)
-    stop_ids = prepare_tokenizer(tokenizer, template, picture=f"{image_processor.image_token}\n")
+    found = prepare_tokenizer(tokenizer, template, picture=f"{image_processor.image_token}\n")
     if template is None and tokenizer.chat_template:
         picture = f"{image_processor.image_token}\n"
         tokenizer.chat_template = with_parts(tokenizer.chat_template, picture)
@@ -73,11 +73,11 @@ def export_llava(
     llava.config.text_config.use_cache = True
     with staged(out_dir) as folder:
         write_model(llava, folder, max_shard_size)
-        write_generation_config(llava, stop_ids, folder)
+        write_generation_config(llava, found.stop_ids, folder)
         _processor(llava, image_processor, tokenizer).save_pretrained(folder)
         hf_image_processor(image_processor).save_pretrained(folder)  # where other tools look for it
         auto = "AutoModelForImageTextToText"
-        write_record(folder, llava, tokenizer, base=None, stop_ids=stop_ids, probe=probe, auto=auto)
+        write_record(folder, llava, tokenizer, base=None, speech=found, probe=probe, auto=auto)
         write_card(folder, Path(out_dir).name, "vlm", base, card)
     return Path(out_dir)
 

@@ -15,6 +15,7 @@ from inlay.convert.internlm2 import in_layout
 from inlay.convert.probe import probe_ids, probe_logits
 from inlay.convert.record import write_record
 from inlay.convert.see import Probe, native_probe
+from inlay.convert.speech import Speech
 from inlay.convert.to_hf import (
     cast_weights,
     portable_name,
@@ -72,17 +73,15 @@ def merge(
     llm, processor, probe = _load_base(base, tokenizer, place)
     merged = in_layout(_merged(llm, adapter, probe), layout)
     cast_weights(merged, getattr(torch, dtype) if dtype else None)
-    stop_ids = prepare_tokenizer(tokenizer, None, processor)
+    found = prepare_tokenizer(tokenizer, None, processor)
     auto = "AutoModelForImageTextToText" if processor else "AutoModelForCausalLM"
     with staged(out) as folder:
         write_model(merged, folder, max_shard_size)
-        write_generation_config(merged, stop_ids, folder)
+        write_generation_config(merged, found.stop_ids, folder)
         if processor is not None:
             save_image_processor(processor, folder)
         tokenizer.save_pretrained(folder)
-        write_record(
-            folder, merged, tokenizer, base=None, stop_ids=stop_ids, probe=probe, auto=auto
-        )
+        write_record(folder, merged, tokenizer, base=None, speech=found, probe=probe, auto=auto)
         facts = {"Adapter": Path(adapter).name}
         kind = "vlm" if processor else "model"
         write_card(folder, Path(out).name, kind, portable_name(base), facts)
@@ -137,7 +136,8 @@ def merge_visual_encoder(
     with staged(out) as folder:
         write_model(merged, folder, max_shard_size)
         AutoImageProcessor.from_pretrained(base, backend="pil").save_pretrained(folder)
-        write_record(folder, merged, None, base=None, stop_ids=[], probe=probe, auto="AutoModel")
+        none = Speech([])
+        write_record(folder, merged, None, base=None, speech=none, probe=probe, auto="AutoModel")
         facts = {"Adapter": Path(adapter).name}
         write_card(folder, Path(out).name, "visual encoder", portable_name(base), facts)
     return Path(out)

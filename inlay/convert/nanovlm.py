@@ -56,7 +56,7 @@ def export_nanovlm(
     for part in (model.llm, model.visual_encoder, model.projector):
         cast_weights(part, cast)
     sizes, tensors = to_nanovlm(model)
-    stop_ids = prepare_tokenizer(tokenizer, template)
+    found = prepare_tokenizer(tokenizer, template)
     with staged(out_dir) as folder:
         config = {**sizes, **_settings(image_processor, tokenizer, sizes)}
         text = json.dumps(config, indent=4, ensure_ascii=False)
@@ -77,7 +77,7 @@ def export_nanovlm(
         logits = llava_logits(model, probe, token)
         if cast in (torch.float16, torch.bfloat16):  # read back, the weights compute in float32
             facts["tolerance"] = ROUNDING[cast] * max(1.0, float(logits.abs().max()))
-        write_facts(folder, facts, tokenizer, stop_ids, probe, logits)
+        write_facts(folder, facts, tokenizer, found, probe, logits)
         write_card(folder, Path(out_dir).name, "parts", None, card)
     return Path(out_dir)
 

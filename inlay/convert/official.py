@@ -17,6 +17,7 @@ from inlay.convert.merge import ROUNDING
 from inlay.convert.parts import hf_image_processor
 from inlay.convert.record import write_facts
 from inlay.convert.see import llava_logits, picture_probe
+from inlay.convert.speech import Speech
 from inlay.convert.to_hf import (
     cast_weights,
     check_finite,
@@ -62,7 +63,7 @@ def export_official(
     """
     _check(model, image_processor)
     tokenizer = copy.deepcopy(tokenizer)
-    stop_ids = prepare_tokenizer(tokenizer, template)
+    found = prepare_tokenizer(tokenizer, template)
     cast = getattr(torch, dtype) if dtype else None
     parts: list[Any] = [model.llm, model.projector, *([model.visual_encoder] * with_encoder)]
     for part in parts:
@@ -73,10 +74,10 @@ def export_official(
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         tensors = _tensors(model, with_encoder)
         save_torch_state_dict(tensors, folder, max_shard_size=max_shard_size)
-        write_generation_config(model.llm, stop_ids, folder)
+        write_generation_config(model.llm, found.stop_ids, folder)
         tokenizer.save_pretrained(folder)
         hf_image_processor(image_processor).save_pretrained(folder)
-        _write_record(folder, model, tokenizer, image_processor, stop_ids, with_encoder)
+        _write_record(folder, model, tokenizer, image_processor, found, with_encoder)
         write_card(folder, Path(out_dir).name, "parts", portable_name(_name(model.llm)), card)
     return Path(out_dir)
 
@@ -189,7 +190,7 @@ def _write_record(
     model: LLaVAModel,
     tokenizer: Any,
     processor: ImageProcessor,
-    stop_ids: list[int],
+    speech: Speech,
     with_encoder: bool,
 ) -> None:
     token = processor.image_token_id
@@ -205,7 +206,7 @@ def _write_record(
         "image_token_id": token,
         "device": model.device.type,
     }
-    write_facts(folder, facts, tokenizer, stop_ids, probe, logits)
+    write_facts(folder, facts, tokenizer, speech, probe, logits)
 
 
 def _name(part: Any) -> str:

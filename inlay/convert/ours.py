@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from inlay.convert.probe import environment, read_weights
+from inlay.convert.probe import environment, idle_adapters, read_texts, read_weights
 from inlay.convert.see import Probe, llava_logits
 
 OURS = ("parts", "nanovlm", "official")
@@ -25,7 +25,7 @@ def look_here(folder: Path, record: dict[str, Any], base: str | None) -> tuple[d
         base: the language model under the parts, instead of the one that the record names.
 
     Returns:
-        The answer of ``probe.look`` without what concerns text, and logits float32 ``[N, V]``.
+        The answer of ``probe.look``, and logits float32 ``[N, V]``.
     """
     from inlay.models.load_vlm import load_parts, load_vlm
 
@@ -49,6 +49,8 @@ def look_here(folder: Path, record: dict[str, Any], base: str | None) -> tuple[d
         "misfits": [],  # loading refuses them
         "environment": environment(),
         "foreign": False,
+        "idle": idle_adapters(folder),
+        **read_texts(folder, {"conversations": [], **record}),
     }
     return answer, llava_logits(model, probe, record["image_token_id"])
 

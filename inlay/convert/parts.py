@@ -13,6 +13,7 @@ from inlay.convert.folder import staged
 from inlay.convert.merge import ROUNDING
 from inlay.convert.record import quantization_of, write_facts
 from inlay.convert.see import llava_logits, picture_probe
+from inlay.convert.speech import Speech
 from inlay.convert.to_hf import (
     cast_weights,
     check_finite,
@@ -58,13 +59,13 @@ def export_parts(
     if whole and any(hasattr(p, "peft_config") or quantization_of(p) for p in (llm, encoder)):
         raise ModelError("a whole model has neither adapters nor quantised weights: merge it first")
     tokenizer = copy.deepcopy(tokenizer)
-    stop_ids = prepare_tokenizer(tokenizer, template)
+    found = prepare_tokenizer(tokenizer, template)
     cast = getattr(torch, dtype) if dtype else None
     bases: dict[str, str | None] = {}
     with staged(out_dir) as folder:
         bases["llm"] = _write_part(llm, folder, folder / "llm_adapter", whole, cast, max_shard_size)
         if bases["llm"] is None:
-            write_generation_config(llm, stop_ids, folder)
+            write_generation_config(llm, found.stop_ids, folder)
         own, on_base = folder / "visual_encoder", folder / "visual_encoder_adapter"
         bases["visual_encoder"] = _write_part(encoder, own, on_base, whole, cast, max_shard_size)
         if bases["visual_encoder"] is None:
@@ -73,7 +74,7 @@ def export_parts(
         save_image_processor(image_processor, folder)
         tokenizer.save_pretrained(folder)
         check_finite(model)
-        _write_record(folder, model, tokenizer, image_processor, bases, stop_ids)
+        _write_record(folder, model, tokenizer, image_processor, bases, found)
         write_card(folder, Path(out_dir).name, "parts", bases["llm"], card)
     return Path(out_dir)
 
@@ -102,7 +103,7 @@ def _write_record(
     tokenizer: Any,
     image_processor: ImageProcessor,
     bases: dict[str, str | None],
-    stop_ids: list[int],
+    speech: Speech,
 ) -> None:
     token = image_processor.image_token_id
     probe = picture_probe(image_processor, tokenizer, model.llm.config.get_text_config().vocab_size)
@@ -119,7 +120,7 @@ def _write_record(
         "image_token_id": token,
         "device": model.device.type,
     }
-    write_facts(folder, facts, tokenizer, stop_ids, probe, logits)
+    write_facts(folder, facts, tokenizer, speech, probe, logits)
 
 
 def hf_image_processor(processor: ImageProcessor) -> Any:

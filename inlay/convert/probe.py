@@ -150,23 +150,84 @@ def load(request: dict[str, Any]) -> tuple[Any, list[str]]:
     return model.eval(), misfits
 
 
+def idle_adapters(folder: Path) -> list[str]:
+    """Why adapters in a folder would change nothing, whatever they are put on: their ``B`` of LoRA
+    is zero everywhere, and they hold no other weights."""
+    from safetensors.torch import load_file
+
+    found = []
+    for file in sorted(folder.rglob("adapter_model.safetensors")):
+        tensors = load_file(file)
+        moves = [
+            t for name, t in tensors.items() if "lora_A" not in name and "embedding_A" not in name
+        ]
+        if not any(bool(tensor.any()) for tensor in moves):
+            name = file.relative_to(folder)
+            found.append(f"all {len(moves)} B matrices in {name} are zero: it was never trained")
+    return found
+
+
+def idle_adapter(model: Any, request: dict[str, Any], logits: Any) -> list[str]:
+    """Why an adapter that stands on ``model`` changes nothing; empty where it does.
+
+    Args:
+        logits: of ``probe_logits``, with the adapter.
+    """
+    from peft import get_peft_model_state_dict
+    from peft.utils import load_peft_weights
+
+    stored = load_peft_weights(request["folder"], device="cpu").keys()
+    wanted = get_peft_model_state_dict(model, save_embedding_layers=False).keys()
+    if not stored & wanted:
+        first, other = min(stored, default="none"), min(wanted, default="none")
+        return [f"none of its {len(stored)} weights has a place: '{first}' for '{other}'"]
+    with model.disable_adapter():
+        if not (probe_logits(model, request["ids"], request["images"]) == logits).all():
+            return []
+    return idle_adapters(Path(request["folder"])) or ["with it and without it, logits are the same"]
+
+
+def read_texts(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
+    """What the folder makes of texts and conversations, and the tokens that end an answer (None
+    where no file says it)."""
+    from transformers import AutoTokenizer, GenerationConfig
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    answer: dict[str, Any] = {
+        "chat_template": bool(tokenizer.chat_template),
+        "tokens": tokenizer(request["text"]).input_ids,
+        "conversations": [_rendered(tokenizer, chat) for chat in request["conversations"]],
+        "eos": None,
+    }
+    if (folder / "generation_config.json").is_file():
+        eos = GenerationConfig.from_pretrained(folder).eos_token_id
+        answer["eos"] = [] if eos is None else [eos] if isinstance(eos, int) else eos
+    return answer
+
+
+def _rendered(tokenizer: Any, chat: dict[str, Any]) -> dict[str, Any]:
+    try:
+        text = tokenizer.apply_chat_template(
+            chat["messages"], tokenize=False, add_generation_prompt=chat["ask"]
+        )
+    except Exception as error:  # a template may raise anything
+        return {"error": f"{type(error).__name__}: {error}"}
+    return {"text": text, "ids": tokenizer(text, add_special_tokens=False).input_ids}
+
+
 def look(request: dict[str, Any]) -> dict[str, Any]:
     import torch
     from safetensors.torch import save_file
-    from transformers import AutoTokenizer, GenerationConfig
 
     torch.set_num_threads(request["threads"])
     folder = Path(request["folder"])
     weights, problems = read_weights(folder)
     answer: dict[str, Any] = {"weights_sha256": weights, "tensors": problems}
     if request["ids"]:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        answer["chat_template"] = bool(tokenizer.chat_template)
-        answer["tokens"] = tokenizer(request["text"]).input_ids
-        eos = GenerationConfig.from_pretrained(folder).eos_token_id
-        answer["eos"] = [] if eos is None else [eos] if isinstance(eos, int) else eos
+        answer |= read_texts(folder, request)
     model, answer["misfits"] = load(request)
     logits = probe_logits(model, request["ids"], request["images"])
+    answer["idle"] = idle_adapter(model, request, logits) if request["base"] else []
     save_file({"logits": logits}, request["logits_file"])
     answer["environment"] = environment()
     answer["foreign"] = "inlay" not in sys.modules

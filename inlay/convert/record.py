@@ -10,6 +10,7 @@ from inlay import __version__
 from inlay.convert.folder import RECORD
 from inlay.convert.probe import digest, environment, probe_ids, probe_logits, read_weights
 from inlay.convert.see import Probe
+from inlay.convert.speech import Speech
 from inlay.core.errors import ModelError
 
 SAMPLE_TEXT = "Hello, world!\n  1 + 1 = 2; 你好 世界 🙂"
@@ -22,7 +23,7 @@ def write_record(
     tokenizer: Any,
     *,
     base: str | None,
-    stop_ids: list[int],
+    speech: Speech,
     probe: Probe | None = None,
     auto: str = "AutoModelForCausalLM",
 ) -> None:
@@ -32,7 +33,7 @@ def write_record(
         model: the in-memory model, cast as its weights were written.
         tokenizer: None for a model without text.
         base: where the base model of an adapter is loaded from; None for a full model.
-        stop_ids: tokens that end an answer.
+        speech: how it was taught to speak.
         probe: what the model is shown; plain tokens by default.
         auto: class of transformers that loads it.
     """
@@ -48,14 +49,14 @@ def write_record(
         "quantization": quantization_of(model),
         "device": model.device.type,
     }
-    write_facts(folder, facts, tokenizer, stop_ids, probe, logits)
+    write_facts(folder, facts, tokenizer, speech, probe, logits)
 
 
 def write_facts(
     folder: Path,
     facts: dict[str, Any],
     tokenizer: Any,
-    stop_ids: list[int],
+    speech: Speech,
     probe: Probe,
     logits: Any,
 ) -> None:
@@ -68,10 +69,13 @@ def write_facts(
         "inlay": __version__,
         **facts,
         "weights_sha256": read_weights(folder)[0],
-        "stop_token_ids": stop_ids,
+        "stop_token_ids": speech.stop_ids,
+        "stop_words": speech.stop_words,
+        "answer_ends": sorted(set(speech.ends)),
         "chat_template": bool(tokenizer and tokenizer.chat_template),
         "text": SAMPLE_TEXT,
         "tokens": tokenizer(SAMPLE_TEXT).input_ids if tokenizer else [],
+        "conversations": speech.conversations,
         "environment": environment(),
         "probe_ids": probe.ids,
         "images": probe.images,

@@ -16,6 +16,7 @@ from inlay.convert.internlm2 import copy_published_files
 from inlay.convert.jinja import chat_template
 from inlay.convert.record import write_record
 from inlay.convert.see import native_probe
+from inlay.convert.speech import Speech, speech
 from inlay.core.errors import ConfigError, ModelError
 from inlay.core.types import ImageProcessor
 from inlay.data.chat import ChatEncoder
@@ -61,7 +62,7 @@ def export(
     if not adapter and getattr(llm, "is_quantized", False):
         raise ModelError("a quantised model without LoRA has nothing that could be exported")
     tokenizer = copy.deepcopy(tokenizer)
-    stop_ids = prepare_tokenizer(tokenizer, template, image_processor)
+    found = prepare_tokenizer(tokenizer, template, image_processor)
     cast = getattr(torch, dtype) if dtype else None
     eyes = image_processor is not None
     kind = f"vlm{' adapter' * adapter}" if eyes else "adapter" if adapter else "model"
@@ -72,7 +73,7 @@ def export(
             base = None
             cast_weights(llm, cast)
             write_model(llm, folder, max_shard_size)
-        write_generation_config(llm, stop_ids, folder)
+        write_generation_config(llm, found.stop_ids, folder)
         probe = None
         if image_processor is not None:
             save_image_processor(image_processor, folder)
@@ -80,7 +81,7 @@ def export(
         tokenizer.save_pretrained(folder)
         check_finite(llm)
         auto = "AutoModelForImageTextToText" if eyes else "AutoModelForCausalLM"
-        write_record(folder, llm, tokenizer, base=base, stop_ids=stop_ids, probe=probe, auto=auto)
+        write_record(folder, llm, tokenizer, base=base, speech=found, probe=probe, auto=auto)
         name = base or base_name or llm.config._name_or_path
         write_card(folder, Path(out_dir).name, kind, name, card)
     return Path(out_dir)
@@ -99,8 +100,8 @@ def prepare_tokenizer(
     template: str | Mapping[str, Any] | None,
     image_processor: ImageProcessor | None = None,
     picture: str | None = None,
-) -> list[int]:
-    """Give the tokenizer the template's Jinja form; return the tokens that end an answer.
+) -> Speech:
+    """Give the tokenizer the template's Jinja form; return what training made of conversations.
 
     Args:
         picture: what the Jinja form writes for a picture; by default as ``image_processor`` has it.
@@ -112,11 +113,13 @@ def prepare_tokenizer(
         stop_ids = list(encoder.stop_token_ids)
     except ConfigError:  # no chat template, or one that leaves the end of an answer to EOS
         stop_ids = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    shown = image_processor.placeholder if encoder.takes_parts and image_processor else picture
+    found = speech(encoder, stop_ids, shown)
     if template is not None:
         bos = "".join(tokenizer.convert_ids_to_tokens(bos_ids(tokenizer)))
         eos = tokenizer.eos_token or ""
         tokenizer.chat_template = chat_template(check_template(template), bos, eos, picture)
-    return stop_ids
+    return found
 
 
 def write_model(llm: Any, folder: Path, max_shard_size: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from inlay.convert import probe
 from inlay.convert.ours import OURS, look_here, needs_inlay
 from inlay.convert.record import columns_of, read_record
+from inlay.convert.speech import stop_check, template_check
 from inlay.core.errors import ModelError
 
 ELSEWHERE = 1e-2
@@ -94,6 +95,7 @@ def _look(folder: Path, record: dict[str, Any], base: str | None) -> tuple[dict[
             "ids": record["probe_ids"],
             "images": record.get("images"),
             "text": record["text"],
+            "conversations": record.get("conversations", []),
             "threads": torch.get_num_threads(),
             "logits_file": str(file),
         }
@@ -161,22 +163,25 @@ def _checks(record: dict[str, Any], answer: dict[str, Any]) -> dict[str, tuple[b
         ),
         "loading": (not misfits, "; ".join(misfits[:3]) or "every weight found its place"),
     }
+    if answer["idle"] or record["kind"] == "adapter":
+        why = f"would change nothing: {'; '.join(answer['idle'])}"
+        checks["adapter"] = (not answer["idle"], why if answer["idle"] else "changes the model")
     return checks | _text_checks(record, answer) if "tokens" in answer else checks
 
 
 def _text_checks(record: dict[str, Any], answer: dict[str, Any]) -> dict[str, tuple[bool, str]]:
-    lost = sorted(set(record["stop_token_ids"]) - set(answer["eos"]))
-    return {
+    checks = {
         "tokenizer": (answer["tokens"] == record["tokens"], f"{len(answer['tokens'])} tokens"),
         "chat template": (
             answer["chat_template"] == record["chat_template"],
             "present" if answer["chat_template"] else "none",
         ),
-        "stop token": (
-            not lost,
-            f"{lost} not among eos_token_id {answer['eos']}" if lost else f"eos {answer['eos']}",
-        ),
     }
+    if checks["chat template"][0] and (recorded := record.get("conversations")):
+        checks["chat template"] = template_check(recorded, answer["conversations"])
+    if answer["eos"] is not None:
+        checks["stop token"] = stop_check(record, answer["eos"])
+    return checks
 
 
 def _print(report: dict[str, Any]) -> None:

@@ -118,6 +118,22 @@ class ChatEncoder:
         pieces = self._with_pictures(self._layout.prompt(self._clean(messages)), plans)
         return list(itertools.chain.from_iterable(self._tokenize.pieces(pieces)))
 
+    def text(self, messages: Sequence[Message]) -> str:
+        """Return the text whose tokens training saw: of a conversation up to its last answer, or,
+        where that is still to be written, of its prompt. ``IMAGE_MARK`` stands for pictures.
+
+        Raises:
+            DataError, ConfigError: as ``encode`` and ``prompt_ids``.
+        """
+        answered = messages[-1].role == "assistant"
+        cut = self._layout.pieces if answered else self._layout.prompt
+        return "".join(piece.text for piece in cut(self._clean(messages)))
+
+    @property
+    def takes_parts(self) -> bool:
+        """Whether the chat template is given contents as lists of parts."""
+        return isinstance(self._layout, OwnTemplate) and self._layout.takes_parts
+
     @property
     def stop_token_ids(self) -> list[int]:
         """Tokens that end an answer."""

@@ -34,6 +34,7 @@ class NamedTemplate:
         tokenizer = tokenize.tokenizer
         self._suffix: str = self.template.get("SUFFIX", "")
         eos = tokenizer.eos_token_id
+        self._eos_text: str = tokenizer.eos_token or ""
         self._eos = [] if self.template.get("SUFFIX_AS_EOS") or eos is None else [eos]
         if not self._eos and not self.template.get("SUFFIX_AS_EOS"):
             raise ConfigError(
@@ -41,9 +42,10 @@ class NamedTemplate:
                 "and this tokenizer has none. Set tokenizer.eos_token, or give the template a "
                 "SUFFIX with SUFFIX_AS_EOS=True."
             )
-        self._bos = Piece("", False, bos_ids(tokenizer))
+        first = bos_ids(tokenizer)
+        self._bos = Piece("".join(tokenizer.convert_ids_to_tokens(first)), False, first)
         separator = self.template.get("SEP", "")
-        self._sep = Piece("", False, tokenize.constant(separator)) if separator else None
+        self._sep = Piece(separator, False, tokenize.constant(separator)) if separator else None
         self.stop_words: list[str] = list(self.template.get("STOP_WORDS", ()))
         if self.template.get("SUFFIX_AS_EOS") and self._suffix not in self.stop_words:
             self.stop_words.append(self._suffix)
@@ -83,7 +85,7 @@ class NamedTemplate:
                 break
             pieces.append(Piece(turn.output + self._suffix, turn.trained))
             if self._eos:
-                pieces.append(Piece("", turn.trained, self._eos))
+                pieces.append(Piece(self._eos_text, turn.trained, self._eos))
             if self._sep:
                 pieces.append(self._sep)
         return pieces

@@ -73,6 +73,7 @@ class OwnTemplate:
         self._tokenize = tokenize
         self._tokenizer = tokenize.tokenizer
         self._placeholder = placeholder
+        self.takes_parts = placeholder is not None
         self._finder = AnswerFinder(tokenize.tokenizer, placeholder)
         self._added: list[str] = list(tokenize.tokenizer.get_added_vocab())
         self._triggers: Triggers | None = find_triggers(self._finder.source)

@@ -14,7 +14,7 @@ class Piece(NamedTuple):
     """A stretch of a conversation that is tokenised on its own.
 
     Attributes:
-        text: its text; unused where ``ids`` is given.
+        text: its text; it is not tokenised where ``ids`` is given.
         trained: whether the loss covers it.
         ids: its tokens, where they are always the same.
         after: text to tokenise it behind (and drop again), so that a SentencePiece tokenizer does

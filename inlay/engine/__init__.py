@@ -22,6 +22,7 @@ _HOMES = {
     "LocalVisBackend": "inlay.engine.trackers",
     "TensorboardVisBackend": "inlay.engine.trackers",
     "WandbVisBackend": "inlay.engine.trackers",
+    "TrackioVisBackend": "inlay.engine.trackers",
 }
 __all__ = [
     "ConstantLR",
@@ -37,6 +38,7 @@ __all__ = [
     "PolyLR",
     "Runner",
     "TensorboardVisBackend",
+    "TrackioVisBackend",
     "TrainLoop",
     "Visualizer",
     "WandbVisBackend",

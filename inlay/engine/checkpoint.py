@@ -159,6 +159,30 @@ def _swap(temporary: Path, path: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
+def copy(source: Path, target: Path) -> None:
+    """Give the checkpoint folder ``source`` a second name. The two share their files, which are
+    never changed, where the disk can do that.
+
+    Raises:
+        OSError: the disk is full or not writable; what was at ``target`` is untouched.
+    """
+    temporary = target.parent / f".{target.name}.tmp-{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        shutil.copytree(source, temporary, copy_function=_link)
+        _swap(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
 def point_to(work_dir: Path, name: str) -> None:
     """Make ``last_checkpoint`` name ``name``, relative, so that folders can move."""
     write_text(work_dir / POINTER, name)

@@ -21,6 +21,7 @@ from inlay.engine.parallel.single import SingleDevice
 from inlay.engine.schedule import AnySchedule, learning_rate
 from inlay.engine.settings import OptimWrapper, TrainLoop
 from inlay.engine.state import MessageHub, RunState, StepTimes
+from inlay.engine.trackers.local import save_pictures
 
 EXIT_CODES = {"SIGTERM": 143, "SIGINT": 130}
 
@@ -43,6 +44,11 @@ class Runner:
         seed: of data order and dropout.
         trackers: take the records that hooks log.
         run_name: what the run is called in its records; None: by its folders.
+        run_id: of the run over all its starts, for trackers.
+
+    Attributes:
+        held: names of checkpoints that must not be deleted yet.
+        last_saved: iteration of the last checkpoint of this start; None before the first.
     """
 
     def __init__(
@@ -67,6 +73,7 @@ class Runner:
         seed: int = 0,
         trackers: list[Any] | None = None,
         run_name: str | None = None,
+        run_id: str | None = None,
     ) -> None:
         self.model = model
         self.strategy = strategy
@@ -84,7 +91,7 @@ class Runner:
         self.identity = identity or {}
         self.seed = seed
         self.trackers = trackers or []
-        self.run_name = run_name
+        self.run_name, self.run_id = run_name, run_id
         self.state = RunState()
         self.message_hub = MessageHub()
         self.hooks_list = HookList(hooks)
@@ -99,10 +106,11 @@ class Runner:
         self.current_iter = 0
         self.shown_epoch: int | None = None
         self.window_start: loop_module.WindowStart | None = None
+        self.held: set[str] = set()
         self.stop_reason: str | None = None
         self._asked: str | None = None
         self._random: dict[str, Any] = {}
-        self._last_saved: int | None = None
+        self.last_saved: int | None = None
 
     # -- what hooks read ---------------------------------------------------------------------
 
@@ -192,6 +200,8 @@ class Runner:
             else:
                 self.hooks_list.call("after_train", self)
             self.hooks_list.call("after_run", self)
+            if not self.stop_reason:
+                self.logger.info("finished: all %d iterations are done", self.state.iter)
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
@@ -265,15 +275,37 @@ class Runner:
 
     def _save_on_stop(self) -> None:
         done = self.state.iter
-        if self.stop_reason in EXIT_CODES and done and self._last_saved != done:
+        if self.stop_reason in EXIT_CODES and done and self.last_saved != done:
             self.optimizer.zero_grad(set_to_none=True)
             self.save_checkpoint(f"iter_{done}")
         self.logger.info("stopped by %s at iteration %d", self.stop_reason, done)
 
-    def track(self, record: dict[str, Any]) -> None:
-        """Hand a record to every tracker; ``step`` is its iteration."""
+    def track(self, record: dict[str, Any], axis: str | None = None) -> None:
+        """Hand a record to every tracker; ``step`` is its iteration.
+
+        Args:
+            axis: ``"evaluation"`` for a checkpoint that was judged beside the training: its step
+                is the checkpoint's, and may be long past.
+        """
         for tracker in self.trackers:
-            tracker.write(record)
+            tracker.write(record if axis is None else {**record, "axis": axis})
+
+    def track_table(self, name: str, rows: list[dict[str, Any]]) -> None:
+        """Hand a table of texts and numbers to every tracker; each row has the same columns."""
+        for tracker in self.trackers:
+            tracker.write_table(name, rows, self.state.iter)
+
+    def track_images(self, name: str, images: list[tuple[str, Any]]) -> None:
+        """Hand pictures (PIL, or files) with their captions to every tracker, as PNG files."""
+        if not self.trackers:
+            return
+        try:
+            files = save_pictures(self.log_dir / "vis_data", name, images, self.state.iter)
+        except OSError as error:
+            self.logger.warning("pictures of '%s' could not be written: %s", name, error)
+            return
+        for tracker in self.trackers:
+            tracker.write_images(name, files, self.state.iter)
 
     # -- counters ----------------------------------------------------------------------------
 
@@ -290,7 +322,7 @@ class Runner:
         """Write ``work_dir/name``; every rank calls it. Returns the folder on rank 0."""
         path = snapshot.save(self, name)
         if ckpt.NAME.match(name):
-            self._last_saved = self.state.iter
+            self.last_saved = self.state.iter
         return path
 
     def load_weights(self, tensors: dict[str, torch.Tensor], source: str | Path) -> None:

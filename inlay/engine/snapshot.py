@@ -95,6 +95,7 @@ def _assemble(
         "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
         "seed": runner.seed,
         "run_name": runner.run_name,
+        "run_id": runner.run_id,
         "plan": plan(runner),
         "identity": runner.identity,
         "optimizer": optim_meta,
@@ -150,10 +151,12 @@ def restore(runner: Runner, checkpoint: ckpt.Checkpoint, source: str | Path) -> 
 def _renumber(runner: Runner, old: dict[str, Any]) -> None:
     """Count iterations in the new plan's batches; the position in samples stays."""
     state, loader = runner.state, runner.train_dataloader
-    is_stream = loader.iters_per_epoch is None
-    if is_stream or old["iters_per_epoch"] == runner.iters_per_epoch or not state.iter:
-        return
     per_iter = loader.batch_size * runner.world_size
+    if loader.iters_per_epoch is None:  # a stream: there is no epoch to count in
+        state.iter = -(-state.iter * old["batch_size"] * old["world_size"] // per_iter)
+        return
+    if old["iters_per_epoch"] == runner.iters_per_epoch or not state.iter:
+        return
     state.iter = state.epoch * runner.iters_per_epoch + math.ceil(state.position / per_iter)
 
 

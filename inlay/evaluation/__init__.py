@@ -12,10 +12,17 @@ TASKS = {
     "phrases": "inlay.evaluation.phrases",
     "png": "inlay.evaluation.png",
     "refcoco": "inlay.evaluation.refseg",
+    "scenes": "inlay.evaluation.scenes",
     "viscot": "inlay.evaluation.viscot",
     "vqa": "inlay.evaluation.vqa",
 }
 """Task name -> module with ``load(path, image_folder, limit) -> Task``."""
 
 POINTING = frozenset({"phrases", "png", "refcoco", "viscot"})
-"""Tasks for a model that points; their ``load`` returns a ``records.PointingTask``."""
+"""Tasks for a model that points; their ``load`` returns a ``records.ItemTask``."""
+
+HARNESSES = {
+    "lm:": ("of lm-evaluation-harness, such as lm:hellaswag", "inlay.evaluation.lm_eval"),
+    "lmms:": ("of lmms-eval, such as lmms:mmstar", "inlay.evaluation.lmms"),
+}
+"""What the names of others' tasks start with -> whose they are, and the module of the adapter."""

@@ -1,11 +1,9 @@
-"""Put the questions of a task to a model, and keep the answers where a second run finds them."""
+"""Questions to a model: what a task is, and how it is put to one."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from inlay.core.errors import DataError, InlayError
@@ -71,76 +69,60 @@ class Task(Protocol):
         ...
 
 
-class AnswerFile:
-    """Answers on disk, one JSON line each, appended as they come.
+class Asking:
+    """The questions of a task as items that can be broken off and shared (see ``records``).
 
     Args:
-        path: the file; made with its folders at the first answer. A last line that a kill cut
-            short is removed.
+        task: questions and their scores.
+        identity: JSON values that change with what is asked under the same key.
+        max_new_tokens: longest answer; None: what the task needs.
 
     Attributes:
-        texts: answers by key, those of earlier runs included.
-
-    Raises:
-        DataError: a line that is not an answer.
+        keys: of the questions, in the order of the data.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.texts: dict[str, str] = {}
-        if not path.is_file():
-            return
-        data = path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        for number, line in enumerate(whole.splitlines(), 1):
-            try:
-                row = json.loads(line)
-                self.texts[row["key"]] = row["text"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise DataError(
-                    f'{path}, line {number}: expected {{"key": ..., "text": ...}}, found '
-                    f"{line[:80]!r}. Remove the file to ask everything again"
-                ) from error
-        if len(whole) < len(data):
-            path.write_bytes(whole)
+    def __init__(self, task: Task, identity: Any, max_new_tokens: int | None = None) -> None:
+        self.task = task
+        self.max_new_tokens = max_new_tokens or task.max_new_tokens
+        self.identity: Any = [identity, self.max_new_tokens]
+        self._questions = {question.key: question for question in task.questions}
+        self.keys: Sequence[str] = list(self._questions)
 
-    def add(self, key: str, text: str) -> None:
-        """Keep an answer; it is in the file when this returns."""
-        self.texts[key] = text
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        line = json.dumps({"key": key, "text": text}, ensure_ascii=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+    def run(self, key: str, model: Answer) -> dict[str, Any]:
+        """Return the model's ``text``; with ``problem`` where it could not be asked."""
+        reply = _ask(self._questions[key], model, self.max_new_tokens)
+        return {"text": reply.text, **({"problem": reply.problem} if reply.problem else {})}
+
+    def score(self, rows: Mapping[str, Mapping[str, Any]]) -> Result:
+        """Score what ``run`` returned for every key."""
+        return self.task.score(replies_of(rows))
+
+
+def replies_of(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Reply]:
+    """Return rows of ``Asking.run`` as replies."""
+    return {key: Reply(row["text"], row.get("problem")) for key, row in rows.items()}
 
 
 def ask(
     questions: Iterable[Question],
     answer: Answer,
     max_new_tokens: int,
-    kept: AnswerFile | None = None,
     on_reply: Callable[[Question, Reply], None] | None = None,
 ) -> dict[str, Reply]:
-    """Ask all questions in order.
+    """Ask all questions in order, in this process, and keep nothing on disk.
 
     A question whose picture is broken, or that the model cannot read (it is too long), has a reply
-    with a ``problem``; it is asked again in a later run.
+    with a ``problem``.
 
     Args:
-        kept: answers that need not be asked for again; new ones are added.
-        on_reply: called with every reply, those from ``kept`` included.
+        on_reply: called with every reply.
 
     Raises:
         DataError: not one question could be asked.
     """
     replies: dict[str, Reply] = {}
     for question in questions:
-        if kept is not None and question.key in kept.texts:
-            reply = Reply(kept.texts[question.key])
-        else:
-            reply = _ask(question, answer, max_new_tokens)
-            if kept is not None and reply.problem is None:
-                kept.add(question.key, reply.text)
-        replies[question.key] = reply
+        reply = replies[question.key] = _ask(question, answer, max_new_tokens)
         if on_reply is not None:
             on_reply(question, reply)
     first = next(iter(replies.values()), None)

@@ -61,7 +61,7 @@ class MaskTask:
 
     Args:
         captions: in the order of the data.
-        identity: of the data, see ``PointingTask``.
+        identity: of the data, see ``ItemTask``.
 
     Attributes:
         captions: by key.

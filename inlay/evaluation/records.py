@@ -43,8 +43,10 @@ class Pointer(Protocol):
         ...
 
 
-class PointingTask(Protocol):
-    """What a model that points is asked, and how that is scored.
+class ItemTask(Protocol):
+    """What a model is asked, item by item, and how that is scored.
+
+    The model is a ``Pointer`` for tasks in ``evaluation.POINTING``, else ``ask.Answer``.
 
     Attributes:
         keys: names of its items, unique, in the order of the data.
@@ -54,7 +56,7 @@ class PointingTask(Protocol):
     keys: Sequence[str]
     identity: Any
 
-    def run(self, key: str, model: Pointer) -> dict[str, Any]:
+    def run(self, key: str, model: Any) -> dict[str, Any]:
         """Return what the model makes of an item, as JSON values; with ``problem``, a text, where
         it can make nothing of it."""
         ...
@@ -126,9 +128,9 @@ def share(keys: Sequence[str], rank: int, world_size: int) -> Sequence[str]:
 
 
 def run_items(
-    task: PointingTask,
+    task: ItemTask,
     keys: Iterable[str],
-    model: Pointer,
+    model: Any,
     records: Records,
     on_item: Callable[[str], None] | None = None,
 ) -> None:
@@ -144,7 +146,7 @@ def run_items(
             on_item(key)
 
 
-def complete(task: PointingTask, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def complete(task: ItemTask, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return the rows of the task's items in order.
 
     Raises:

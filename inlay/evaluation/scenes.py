@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inlay.data.scenes.build import example
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _TRAINING_EXAMPLES = 2000
+_SCENES = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,20 @@ class _Asked:
     text: str
     answer: str
     scene: Scene
+
+
+def load(path: Path, image_folder: Path | None = None, limit: int | None = None) -> SceneTask:
+    """Return the task of a split of the scenes, drawn anew.
+
+    Args:
+        path: no file, but the split's name: seen, pairs, relations or twist.
+        image_folder: not used: scenes are drawn.
+        limit: scenes; 200 by default.
+
+    Raises:
+        ConfigError: there is no such split.
+    """
+    return SceneTask(str(path), limit or _SCENES)
 
 
 class SceneTask:
@@ -67,7 +83,7 @@ class SceneTask:
                     "kind": asked.kind,
                     "question": asked.text,
                     "answer": asked.answer,
-                    "said": said,
+                    "prediction": said,
                     "score": float(hit),
                 }
             )

@@ -99,7 +99,7 @@ class VisualCoT:
     Args:
         image_folder: pictures must lie inside it.
         version: one of ``VERSIONS``.
-        identity: of the data, see ``PointingTask``.
+        identity: of the data, see ``ItemTask``.
     """
 
     def __init__(

@@ -104,6 +104,12 @@ def _runs_varlen(query: torch.Tensor, dropout: float, softcap: float | None) -> 
     return fits and {"scale", "window_size"} <= _varlen_parameters()
 
 
+def kernel_name(device: torch.device, dtype: torch.dtype | None) -> str:
+    """What runs a row of documents on ``device``, under autocast to ``dtype`` (None: float32)."""
+    query = torch.empty(0, dtype=dtype or torch.float32, device=device)
+    return "one varlen kernel" if _runs_varlen(query, 0.0, None) else "SDPA document by document"
+
+
 def _varlen(
     query: torch.Tensor,
     key: torch.Tensor,

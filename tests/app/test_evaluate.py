@@ -22,6 +22,7 @@ from inlay.app.answering import Answerer
 from inlay.app.evaluate import load_task, mmbench, plan_tasks
 from inlay.chat.open import open_model
 from inlay.core.errors import ConfigError, DataError, ModelError
+from inlay.evaluation.ask import Result
 
 EVIL = "<script>alert('x')</script>"
 
@@ -105,12 +106,14 @@ def test_an_answer_that_the_model_would_give(lm: Path, monkeypatch: pytest.Monke
         answer.score([Image.new("RGB", (4, 4))], "Is it?", "yes")
 
 
-def run_mmbench(table: Path, answer: Callable[..., str], model: Path, **more: Any) -> Any:
+def run_mmbench(table: Path, answer: Callable[..., str], model: Path, **more: Any) -> Result:
     task = load_task("mmbench", str(table), None, None)
     work_dir = str(table.parent / "work")
     console = Console(quiet=True)
     models: dict[str, str | None] = {"model": str(model), "llava": None}
-    return mmbench(task, str(table), answer, models, more, work_dir, console=console)
+    result = mmbench(task, str(table), answer, models, more, work_dir, console=console)
+    assert result is not None
+    return result
 
 
 def test_a_broken_off_run_goes_on_unless_something_changed(
@@ -144,7 +147,7 @@ def test_the_command_mmbench(table: Path, vlm: Path, tmp_path: Path) -> None:
     code, text = inlay([*words, "--max-new-tokens", "3", "--limit", "2"], tmp_path)
     assert code == 0, text
     assert "mmbench, by l2-category, %" in text and "overall" in text
-    (folder,) = (f for f in (tmp_path / "w").iterdir() if f.is_dir())
+    (folder,) = (f for f in (tmp_path / "w").glob("2*") if f.is_dir())
     scores = json.loads((folder / "mmbench_result.json").read_text())
     assert {"Average", "CP", "circular", "plain"} <= scores.keys()
     assert (scores["num_questions"], scores["num_rows"], scores["not_asked"]) == (2, 8, {})
@@ -181,7 +184,7 @@ def test_the_command_eval(questions: Path, table: Path, vlm: Path, tmp_path: Pat
 def test_a_model_without_eyes(questions: Path, lm: Path, tmp_path: Path) -> None:
     code, text = inlay(["eval", "vqa", questions, "--model", lm], tmp_path)
     assert code == 1
-    assert "none of 5 questions could be asked. The first: this model reads text only" in text
+    assert "none of 5 items could be run. The first: this model reads text only" in text
 
 
 def test_mistakes_cost_no_model(questions: Path, tmp_path: Path) -> None:

@@ -17,8 +17,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_sam import tiny_sam2
 
+from inlay.app.answering import Answerer
 from inlay.app.export import export_model
 from inlay.app.grounder import OpenGrounder, open_grounder
+from inlay.app.open_model import open_model
 from inlay.cli import main
 from inlay.core.errors import ModelError
 from inlay.models.grounding.sam_names import from_hf
@@ -79,7 +81,7 @@ def test_the_light_folder(
     assert files == {
         *("config.py", "model.safetensors", "state.json", "manifest.json"),
         *("refiner/config.json", "refiner/model.safetensors"),
-        *("README.md", "inlay_export.json"),
+        *("README.md", "inlay_export.json", "xtuner_config.py"),
     }
     trained = load_file(run.checkpoint / "model.safetensors")
     light = load_file(out / "model.safetensors")
@@ -96,7 +98,8 @@ def test_the_light_folder(
     card = (out / "README.md").read_text()
     assert "library_name: inlay" in card and "pipeline_tag: image-segmentation" in card
     assert "| Base model | lmm |" in card and str(run.folder) not in card
-    assert "PNG (annotations/png_coco_train2017.json), RefCOCO (refcoco/refs(unc).p)" in card
+    assert "| PNG (annotations/png_coco_train2017.json) |" in card
+    assert "| RefCOCO (refcoco/refs(unc).p) |" in card
     assert 'inlay ground picture.jpg "the red cup" --checkpoint' in card
 
     whole = logits(picture, checkpoint=str(run.checkpoint))
@@ -253,3 +256,11 @@ def test_sam_2_goes_with_the_folder_and_not_into_f_lmms_file(
     assert "largest difference of logits 0" in capsys.readouterr().out
     assert main([*export, str(tmp_path / "f.pth"), "--save-format", "flmm"]) == 1
     assert "F-LMM refines with SAM" in capsys.readouterr().err
+
+
+def test_a_checkpoint_as_the_model(run: Run, picture: Any) -> None:
+    path = str(run.checkpoint)
+    assert torch.equal(logits(picture, path), logits(picture, checkpoint=path))
+    assert open_grounder(path, training_free=True).model is None
+    opened = open_model(path)  # what talks in it
+    assert isinstance(Answerer(opened, opened.template)([picture], "What?", 3), str)

@@ -169,7 +169,7 @@ def test_the_trained_model_is_exported_and_a_dead_hub_costs_nothing(
         huggingface_hub.HfApi.create_repo = fail  # type: ignore[method-assign]
 
     text = train(config, tmp_path / "w", before=no_hub)
-    assert "the hub is down" in text and "hf upload me/tiny" in text
+    assert "the hub is down" in text and f"inlay push {tmp_path / 'w' / 'hub'} me/tiny" in text
     (best,) = (tmp_path / "w").glob("best_loss_iter_*")
     sent = AutoModelForCausalLM.from_pretrained(tmp_path / "w" / "hub").state_dict()
     for name, weight in ckpt.load_weights(best).items():

@@ -56,7 +56,8 @@ def test_the_layout_is_the_one_that_users_know(finished: tuple[Path, Path]) -> N
     }  # fmt: skip
     assert {p.name for p in log_dir.iterdir()} == {f"{log_dir.name}.log", "vis_data"}
     assert {p.name for p in (log_dir / "vis_data").iterdir()} == {
-        "scalars.json", "config.py", *(f"eval_outputs_iter_{n}.txt" for n in (5, 11, 17)),
+        "scalars.json", "tables.json", "run.json", "config.py",
+        *(f"eval_outputs_iter_{n}.txt" for n in (5, 11, 17)),
     }  # fmt: skip
     assert (work / "last_checkpoint").read_text() == "iter_18"
     log = (log_dir / f"{log_dir.name}.log").read_text()

@@ -133,6 +133,8 @@ def test_an_adapter_names_its_base(base: Path, tmp_path: Path) -> None:
     model = SupervisedFinetune(load_causal_lm(str(base)), lora)
     with pytest.raises(ModelError, match="convert merge"):
         in_layout(model.llm, "llama")
+    for parameter in model.parameters():
+        parameter.data += 0.1 * parameter.requires_grad
     out = export(model, AutoTokenizer.from_pretrained(base), tmp_path / "out", dtype=None)
     config = json.loads((out / "adapter_config.json").read_text())
     assert (config["base_model_name_or_path"], config["target_modules"]) == (str(base), ["wqkv"])

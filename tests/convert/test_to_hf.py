@@ -73,6 +73,7 @@ def test_a_whole_model(
     assert report["difference"] == 0.0
     assert all(check["ok"] for check in report["checks"].values())
     assert report["checks"]["process"]["detail"] == "without inlay"
+    assert report["checks"]["chat template"]["detail"].endswith("10 conversations, token for token")
     assert "FAIL" not in capsys.readouterr().out
 
 

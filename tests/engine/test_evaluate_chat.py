@@ -18,12 +18,19 @@ class Eyes:
     """Stands for an image processor."""
 
 
-def ask(hook: EvaluateChatHook, times: int = 1) -> None:
-    logger = logging.getLogger("test")
-    strategy = SingleDevice(torch.device("cpu"))
-    runner: Any = SimpleNamespace(rank=0, logger=logger, model=None, strategy=strategy)
+def ask(hook: EvaluateChatHook, times: int = 1) -> list[tuple[str, Any]]:
+    """Ask at the end of training; return the tables that are logged."""
+    tables: list[tuple[str, Any]] = []
+    runner: Any = SimpleNamespace(
+        rank=0,
+        logger=logging.getLogger("test"),
+        model=None,
+        strategy=SingleDevice(torch.device("cpu")),
+        track_table=lambda name, rows: tables.append((name, rows)),
+    )
     for _ in range(times):
         hook.after_train(runner)
+    return tables
 
 
 def made(calls: list[tuple[str, str | None]], **settings: Any) -> EvaluateChatHook:
@@ -60,6 +67,15 @@ def test_a_picture_that_cannot_be_read_is_left_out_and_told_once(
     assert calls == [("a", None), ("b", "x.jpg")] * 3
     (warning,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert "gone.jpg" in warning and "'a'" in warning
+
+
+def test_answers_become_a_table() -> None:
+    hook = made([], evaluation_images=["x.jpg", None], image_processor=Eyes())
+    rows = [
+        {"input": "a", "image": "x.jpg", "output": "a: yes"},
+        {"input": "b", "image": "", "output": "b: yes"},
+    ]
+    assert ask(hook) == [("generations", rows)]
 
 
 def test_a_question_that_cannot_be_asked_is_no_matter_of_pictures() -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
-import types
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,9 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from inlay.core.errors import ConfigError
 from inlay.core.types import StepOutput
-from inlay.engine import WandbVisBackend
 from inlay.engine.hooks import HFCheckpointHook, StageHook
 from inlay.engine.hooks.base import POINTS, HookList
 from inlay.engine.hooks.stages import is_main, main_only, print_log
@@ -92,38 +88,3 @@ def test_print_log(caplog: pytest.LogCaptureFixture) -> None:
         print_log("50% said", logger="current")
         print_log("not said", logger="silent")
     assert caplog.messages == ["50% said"]
-
-
-def test_records_reach_weights_and_biases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[Any] = []
-
-    class Run:
-        def define_metric(self, name: str, summary: str) -> None:
-            calls.append((name, summary))
-
-        def log(self, values: dict[str, float], step: int) -> None:
-            calls.append((values, step))
-
-        def finish(self) -> None:
-            calls.append("finished")
-
-    def init(**given: Any) -> Run:
-        calls.append(given)
-        return Run()
-
-    package = types.ModuleType("wandb")
-    package.init = init  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "wandb", package)
-    backend = WandbVisBackend({"project": "p"}, {"train/loss": "min"})
-    backend.open(tmp_path / "vis_data")
-    backend.write({"step": 4, "iter": 4, "loss": 0.5, "val/loss": 0.6, "run_name": "text"})
-    backend.close()
-    assert calls == [
-        {"dir": str(tmp_path / "vis_data"), "project": "p"},
-        ("train/loss", "min"),
-        ({"train/loss": 0.5, "val/loss": 0.6}, 4),
-        "finished",
-    ]
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ConfigError, match="pip install wandb"):
-        WandbVisBackend().open(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,13 +19,17 @@ class FakeHub:
     """Takes the place of ``huggingface_hub.HfApi``."""
 
     calls: list[tuple[str, dict[str, Any]]] = []
-    broken = False
+    broken = is_public = False
 
     def create_repo(self, repo_id: str, **settings: Any) -> Any:
         if self.broken:
             raise ConnectionError("the hub is down")
         self.calls.append((repo_id, settings))
+        self.public = self.is_public or not settings["private"]
         return type("Url", (str,), {"repo_id": f"me/{repo_id}"})("https://hub/me/tiny")
+
+    def repo_info(self, repo_id: str) -> Any:
+        return SimpleNamespace(private=not self.public)
 
     def upload_folder(self, **settings: Any) -> None:
         names = sorted(p.name for p in Path(settings["folder_path"]).iterdir())
@@ -76,6 +81,16 @@ def test_the_last_weights_on_request(tmp_path: Path, hub: type[FakeHub]) -> None
     assert hub.calls[0][1]["private"] is False
 
 
+def test_a_repository_that_everybody_sees_is_refused(
+    tmp_path: Path, hub: type[FakeHub], caplog: pytest.LogCaptureFixture
+) -> None:
+    hub.is_public = True
+    with caplog.at_level("WARNING"):
+        trained(tmp_path)
+    assert not any("files" in settings for _, settings in hub.calls), "nothing was uploaded"
+    assert any("is public" in r.message for r in caplog.records)
+
+
 def test_a_hub_that_is_down_is_a_warning(
     tmp_path: Path,
     hub: type[FakeHub],
@@ -90,5 +105,5 @@ def test_a_hub_that_is_down_is_a_warning(
         runner = trained(tmp_path)
     assert runner.state.iter == 12 and (tmp_path / "hub" / "weights").exists()
     said = [r.message for r in caplog.records]
-    assert any("the hub is down" in text and "hf upload tiny" in text for text in said)
+    assert any("the hub is down" in text and f"{tmp_path / 'hub'} tiny" in text for text in said)
     assert any("not logged in" in text for text in said)

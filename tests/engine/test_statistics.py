@@ -68,6 +68,15 @@ def test_a_rank_of_stand_ins_counts_for_nothing() -> None:
     assert "avg_images_per_sample" not in statistics([idle])
 
 
+def test_positions_that_are_nobodys_are_padding() -> None:
+    """A batch of text for a model with eyes ends with a blank picture of 20 tokens."""
+    times, total = Times(0.0, 1.0, 0.0), Tally()
+    total.see(times, Batch({"input_ids": torch.zeros(1, 100)}, 10, 2, 80))
+    total.see(times, Batch({"row": {"input_ids": torch.zeros(1, 100)}}, 10, 2, 100))
+    total.see(times, Batch({"row": None}, 10, 2, 50))  # of cached grounding: no row at all
+    assert statistics([total, Tally()])["padding_share"] == 20 / 200
+
+
 class Records:
     """Keeps what is logged."""
 

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from inlay.core.errors import DataError, ModelError
-from inlay.evaluation.ask import AnswerFile, Question, Reply, ask, problems
+from inlay.evaluation.ask import (
+    Asking,
+    Question,
+    Reply,
+    Result,
+    ask,
+    problems,
+    replies_of,
+)
+from inlay.evaluation.records import Records, complete, read_records, run_items
 
 
 def questions(count: int) -> list[Question]:
@@ -31,34 +41,38 @@ class Clerk:
         return f" {text}? ü\n"
 
 
+class Task:
+    max_new_tokens = 10
+
+    def __init__(self, count: int) -> None:
+        self.questions = questions(count)
+
+    def score(self, replies: dict[str, Reply]) -> Result:
+        return Result({key: reply.text for key, reply in replies.items()}, [])
+
+
+def run(folder: Path, clerk: Clerk, **options: Any) -> dict[str, str]:
+    """Go on with a run of five questions."""
+    task = Asking(Task(5), "data", **options)
+    run_items(task, task.keys, clerk, Records(folder))
+    return task.score(complete(task, read_records(folder))).scores
+
+
 def test_a_second_run_goes_on(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "answers.jsonl"
     with pytest.raises(KeyboardInterrupt):
-        ask(questions(5), Clerk("question 3"), 10, AnswerFile(path))
+        run(tmp_path, Clerk("question 3"))
     second = Clerk()
-    replies = ask(questions(5), second, 10, AnswerFile(path))
+    scores = run(tmp_path, second)
     assert second.asked == ["question 3", "question 4"]
-    assert {k: r.text for k, r in replies.items()} == {str(i): f"question {i}? ü" for i in range(5)}
+    assert scores == {str(i): f"question {i}? ü" for i in range(5)}
     third = Clerk()
-    assert ask(questions(5), third, 10, AnswerFile(path)) == replies and not third.asked
+    assert run(tmp_path, third) == scores and not third.asked
 
 
-def test_a_line_that_a_kill_cut_short_is_asked_again(tmp_path: Path) -> None:
-    path = tmp_path / "answers.jsonl"
-    ask(questions(3), Clerk(), 10, AnswerFile(path))
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-7])
-    clerk = Clerk()
-    ask(questions(3), clerk, 10, AnswerFile(path))
-    assert clerk.asked == ["question 2"] and path.read_bytes() == whole
-
-
-@pytest.mark.parametrize("line", ["not JSON", '{"key": "1"}', "[1]"])
-def test_a_line_that_is_no_answer(tmp_path: Path, line: str) -> None:
-    path = tmp_path / "answers.jsonl"
-    path.write_text('{"key": "0", "text": "x"}\n' + line + "\n")
-    with pytest.raises(DataError, match="line 2: expected"):
-        AnswerFile(path)
+def test_what_is_asked_has_a_name() -> None:
+    one, other = Asking(Task(2), "data"), Asking(Task(2), "data", 7)
+    assert one.identity != other.identity == Asking(Task(3), "data", 7).identity
+    assert (one.max_new_tokens, other.max_new_tokens) == (10, 7)
 
 
 def test_questions_that_cannot_be_asked(tmp_path: Path) -> None:
@@ -71,12 +85,15 @@ def test_questions_that_cannot_be_asked(tmp_path: Path) -> None:
         return "yes"
 
     some = [Question("b", "x", broken), *questions(3)]
-    kept = AnswerFile(tmp_path / "answers.jsonl")
     seen: list[str] = []
-    replies = ask(some, answer, 10, kept, lambda question, reply: seen.append(question.key))
+    replies = ask(some, answer, 10, lambda question, reply: seen.append(question.key))
     assert problems(replies) == {"b": "no picture here", "2": "too long"}
     assert replies["b"] == Reply("", "no picture here") and seen == ["b", "0", "1", "2"]
-    assert set(AnswerFile(kept.path).texts) == {"0", "1"}, "the others are asked again"
+    task = Asking(Task(3), None)
+    run_items(task, task.keys, answer, Records(tmp_path))
+    rows = read_records(tmp_path)
+    assert rows["2"] == {"text": "", "problem": "too long"} and rows["0"] == {"text": "yes"}
+    assert replies_of(rows)["2"] == Reply("", "too long"), "it is asked again, see Records"
     with pytest.raises(DataError, match=r"none of 1 questions could be asked.*no picture here"):
         ask(some[:1], answer, 10)
 

@@ -92,6 +92,11 @@ class SequenceBuilder:
             self._instruction = check_template(template)["INSTRUCTION"]
         self._prompts: dict[tuple[ImagePlan, ...], np.ndarray] = {}
 
+    @property
+    def question(self) -> str:
+        """The prompt without its pictures."""
+        return self._prompt.replace(IMAGE_MARK, "").strip()
+
     def with_prompt(self, prompt: str) -> SequenceBuilder:
         """Return a builder that differs in its prompt alone.
 

@@ -27,9 +27,10 @@ POINTS = (
     "after_test_iter",
     "after_test_epoch",
     "after_test",
+    "after_evaluation",
     "after_run",
 )
-"""All hook points, with the names and signatures of MMEngine's."""
+"""All hook points: those of MMEngine, with its signatures, and two of ours."""
 
 
 class Hook:
@@ -40,12 +41,14 @@ class Hook:
     ``after_val_epoch(runner, metrics)`` and ``after_test_epoch(runner, metrics)``;
     ``before_*_iter(runner, batch_idx, data_batch)``;
     ``after_*_iter(runner, batch_idx, data_batch, outputs)``;
+    ``after_evaluation(runner, metrics, step, checkpoint)``, on rank 0 only, when an evaluation job
+    has judged the checkpoint of iteration ``step``;
     ``before_save_checkpoint, after_save_checkpoint, after_load_checkpoint(runner, checkpoint)``
     with ``checkpoint`` a dict: ``message_hub``, ``meta`` and any key of your own, JSON values or
     tensors.
     """
 
-    priority = "NORMAL"
+    priority: str | int = "NORMAL"
 
     @staticmethod
     def every_n_train_iters(runner: Any, n: int | None, start: int = 0) -> bool:

@@ -18,9 +18,10 @@ FIRST_LOOK_TOKENS = 50
 class EvaluateChatHook(Hook):
     """Asks ``evaluation_inputs`` before training, every ``every_n_iters``, at saves and at the end.
 
-    Answers go to the log, at saves also to ``vis_data/eval_outputs_iter_{N}.txt`` with N counted
-    from 0. Generation draws from its own random state: it never changes the training. A picture
-    that cannot be read is warned about once, and its question is asked without it.
+    Answers go to the log and to trackers (table ``generations``), at saves also to
+    ``vis_data/eval_outputs_iter_{N}.txt`` with N counted from 0. Generation draws from its own
+    random state: it never changes the training. A picture that cannot be read is warned about
+    once, and its question is asked without it.
 
     Args:
         tokenizer: of the model.
@@ -101,11 +102,17 @@ class EvaluateChatHook(Hook):
                 answer = self._answer(runner, number, max_new_tokens)
                 runner.logger.info("Sample output:\n%s\n", answer)
                 answers.append(answer)
+        runner.track_table("generations", self._rows(answers))
         if save:
             path = Path(runner.log_dir) / "vis_data" / f"eval_outputs_iter_{runner.iter}.txt"
             path.parent.mkdir(parents=True, exist_ok=True)
             blocks = [f"Eval output {i}:\n{a}\n\n\n" for i, a in enumerate(answers, 1)]
             path.write_text("".join(blocks), encoding="utf-8")
+
+    def _rows(self, answers: list[str]) -> list[dict[str, str]]:
+        """A row a question; ``output`` is prompt and answer, with their special tokens."""
+        asked = zip(self.evaluation_inputs, self.images, answers, strict=True)
+        return [{"input": t, "image": image or "", "output": a} for t, image, a in asked]
 
     def _answer(self, runner: Any, number: int, max_new_tokens: int) -> str:
         text = self.evaluation_inputs[number]

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+from inlay.core.hub import upload
+from inlay.core.secrets import redact
 from inlay.engine.checkpoint import load_weights
 from inlay.engine.hooks.base import Hook
 
@@ -23,7 +25,7 @@ class PushToHubHook(Hook):
         repo_id: ``name`` or ``owner/name`` on the Hugging Face hub; created where it is missing.
         export: ``(runner, folder)`` writes the live model as a Hugging Face folder; handed in,
             since exports live on another floor.
-        private: whether a repository that is created is private.
+        private: whether the repository must be private; one that is public is then refused.
         which: ``"best"`` by validation (the last where nothing was judged), or ``"last"``.
     """
 
@@ -55,31 +57,21 @@ class PushToHubHook(Hook):
             with runner.strategy.whole(runner.model):
                 if runner.rank == 0:
                     self.export(runner, folder)
-            url = self._upload(folder) if runner.rank == 0 else None
+            url = upload(folder, self.repo_id, self.private) if runner.rank == 0 else None
         except Exception as error:  # whatever the network or the hub does, the run is done
             if runner.rank == 0:
                 runner.logger.warning(
                     "PushToHubHook: not uploaded to %s (%s: %s). The run is complete; upload by "
-                    "hand: hf upload %s %s",
+                    "hand: inlay push %s %s",
                     self.repo_id,
                     type(error).__name__,
-                    error,
-                    self.repo_id,
+                    redact(str(error)),
                     folder,
+                    self.repo_id,
                 )
         else:
             if url:
                 runner.logger.info("uploaded to %s", url)
-
-    def _upload(self, folder: Path) -> str:
-        from huggingface_hub import HfApi
-
-        api = HfApi()
-        repo = api.create_repo(self.repo_id, private=self.private, exist_ok=True)
-        api.upload_folder(
-            repo_id=repo.repo_id, folder_path=str(folder), commit_message="Upload model"
-        )
-        return str(repo)
 
     def _take_best(self, runner: Any) -> None:
         """Load the best weights where they are asked for and there are any."""

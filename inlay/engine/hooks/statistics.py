@@ -20,6 +20,8 @@ class Tally:
     units: int = 0
     samples: int = 0
     images: int = 0
+    positions: int = 0
+    padding: int = 0
     data: float = 0.0
     compute: float = 0.0
     update: float = 0.0
@@ -36,6 +38,9 @@ class Tally:
         self.units += batch.loss_units
         self.samples += batch.num_samples
         self.images += batch.num_images
+        positions = _positions(batch.inputs)
+        self.positions += positions
+        self.padding += max(positions - batch.num_tokens, 0)
         self.data += times.data
         self.compute += times.compute
         self.update += times.update
@@ -58,7 +63,8 @@ class StatisticsHook(Hook):
     validation and checkpoints. ``*_data_load_time``, ``*_fw_bw_time`` and ``*_post_process_time``
     (clipping and update) are seconds of a micro-batch on the host; a GPU works on behind it, and
     what remains is waited for in the update. ``*_images_per_sample`` compares micro-batches.
-    ``trained_token_share`` is the share of tokens with a loss.
+    ``trained_token_share`` is the share of tokens with a loss, ``padding_share`` that of positions
+    the model computes for nobody: blank pictures and stand-ins, for rows have no padding.
 
     Args:
         interval: iterations between two records; what is left at the end makes one, too.
@@ -105,4 +111,12 @@ def statistics(ranks: list[Tally]) -> dict[str, float]:
         stats["min_images_per_sample"] = min(r.min_images for r in ranks)
         stats["max_images_per_sample"] = max(r.max_images for r in ranks)
     stats["trained_token_share"] = sum(r.units for r in ranks) / max(tokens, 1)
+    if positions := sum(r.positions for r in ranks):
+        stats["padding_share"] = sum(r.padding for r in ranks) / positions
     return stats
+
+
+def _positions(inputs: dict[str, Any]) -> int:
+    """Positions of a batch's row of tokens; 0 where it has none."""
+    row = inputs.get("row") or inputs
+    return row["input_ids"].numel() if "input_ids" in row else 0

@@ -5,12 +5,20 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from inlay.data import ChatDataset, StreamDataset, TiledImageProcessor
-from inlay.engine import OptimWrapper, TrainLoop, WarmupCosineLR
+from inlay.engine import (
+    OptimWrapper,
+    TrainLoop,
+    Visualizer,
+    WandbVisBackend,
+    WarmupCosineLR,
+)
 from inlay.engine.hooks import (
     CheckpointHook,
     DatasetInfoHook,
     DistSamplerSeedHook,
+    EpochStatisticsHook,
     EvaluateChatHook,
+    EvaluationJobsHook,
     IterTimerHook,
     LoggerHook,
     ParamSchedulerHook,
@@ -159,13 +167,27 @@ custom_hooks = [
         max_new_tokens=100,
     ),
     dict(type=StatisticsHook, interval=stats_log_interval * gradient_accumulation_steps),
+    dict(type=EpochStatisticsHook),
 ]
+if use_lmms_eval:
+    benchmarks = lmms_eval_tasks  # a list, or one line as nanoVLM has it
+    benchmarks = benchmarks.split(",") if isinstance(benchmarks, str) else benchmarks
+    custom_hooks.append(
+        dict(
+            type=EvaluationJobsHook,
+            interval=2 * eval_interval * gradient_accumulation_steps,
+            tasks=[f"lmms:{task}" for task in benchmarks],
+            limit=lmms_eval_limit,
+            run_by=lmms_eval_run_by,
+            slurm_options=slurm_options,
+        )
+    )
 if push_to_hub:
     custom_hooks.append(dict(type=PushToHubHook, repo_id=hf_repo_name, private=True))
 
 default_hooks = dict(
     timer=dict(type=IterTimerHook),
-    logger=dict(type=LoggerHook, interval=10),
+    logger=dict(type=LoggerHook, interval=gradient_accumulation_steps),  # each update
     param_scheduler=dict(type=ParamSchedulerHook),
     checkpoint=dict(
         type=CheckpointHook,
@@ -181,7 +203,21 @@ env_cfg = dict(
     dist_cfg=dict(backend="nccl", timeout=1800),  # seconds
     compile=compile,
 )
-visualizer = None
+# nanoVLM's names of the curves
+visualizer = dict(
+    type=Visualizer,
+    vis_backends=None,
+    names={
+        "loss": "batch_loss",
+        "grad_norm": "grad_norm",
+        "val/loss": "val_loss",
+        "epoch/loss": "epoch_loss",
+        "epoch/tokens_per_second": "epoch_tokens_per_second",
+    },
+)
+if log_wandb:
+    wandb_run = dict(entity=wandb_entity, project="nanoVLM")
+    visualizer["vis_backends"] = [dict(type=WandbVisBackend, init_kwargs=wandb_run)]
 log_level = "INFO"
 work_dir = vlm_checkpoint_path
 

@@ -61,6 +61,15 @@ eval_interval = 500  # updates
 eval_batches = 64  # at most, of all devices together
 stats_log_interval = 100  # updates
 save_total_limit = 2  # checkpoints to keep besides the best; -1 keeps all
+log_wandb = False  # True records the run with Weights & Biases (pip install 'inlay[track]')
+wandb_entity = None  # None: your own
+use_lmms_eval = False  # True: benchmarks of a checkpoint, every 2 x eval_interval, beside training
+lmms_eval_tasks = (
+    "mmstar,mmmu_val,ocrbench,textvqa_val,docvqa_val,scienceqa,mme,infovqa_val,chartqa"
+)
+lmms_eval_limit = None  # questions of each benchmark; None: all
+lmms_eval_run_by = "slurm"  # or "local": processes of this machine
+slurm_options = ["--gres=gpu:1"]  # of sbatch
 vlm_checkpoint_path = None  # work dir of the run; None: ./work_dirs/<name of this file>
 push_to_hub = False  # the best by validation, when the run is over
 hf_repo_name = "nanoVLM"

@@ -1,0 +1,1 @@
+"""The chat as a page: one model, many visitors."""
