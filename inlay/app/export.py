@@ -68,7 +68,7 @@ def export_checkpoint(
         save_format=save_format,
         layout=layout,
     )
-    if Path(out_dir).is_dir():  # F-LMM's layout is one file
+    if not isinstance(model, FrozenGrounding):  # a checkpoint that points brings its config
         (Path(out_dir) / CONFIG).write_text(parts.cfg.source, encoding="utf-8")
 
 
