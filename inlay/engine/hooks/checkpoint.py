@@ -99,7 +99,7 @@ class CheckpointHook(Hook):
         others = [p for p in list_checkpoints(runner.work_dir) if p != newest]
         # Ordered by position in the run: a wrong clock must not decide what is deleted.
         keep = self.max_keep_ckpts - 1
-        surplus = others[: len(others) - keep]
+        surplus = others[: max(len(others) - keep, 0)]
         if not surplus:
             return
         if problem := damage(newest):
