@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from inlay import __version__
-from inlay.app.run_files import RunFiles
-from inlay.app.run_folders import start_folders
+from inlay.app.runs.files import RunFiles
+from inlay.app.runs.folders import start_folders
 from inlay.core.io import file_sha256
 
 LIBRARIES = ("torch", "transformers", "peft")

@@ -98,11 +98,8 @@ def export_model(
         ModelError: the format cannot express the model.
     """
     if isinstance(model, FrozenGrounding):
-        target = Path(out_dir)
-        export_grounding(
-            parts, model, target, checkpoint, fp32=fp32, save_format=save_format, folder=folder
-        )
-        _write_config(parts, target)
+        given: dict[str, Any] = {"fp32": fp32, "save_format": save_format, "folder": folder}
+        export_grounding(parts, model, Path(out_dir), checkpoint, **given)
         return
     if save_format == FLMM:
         raise ModelError(
@@ -144,9 +141,8 @@ def export_model(
 
 def _write_config(parts: Parts, folder: Path) -> None:
     """Write the config of the run into an export, without secrets."""
-    if folder.is_dir():  # F-LMM's layout is one file
-        source = redact(parts.cfg.source, is_code=True)
-        (folder / CONFIG).write_text(source, encoding="utf-8")
+    source = redact(parts.cfg.source, is_code=True)
+    (folder / CONFIG).write_text(source, encoding="utf-8")
 
 
 def verify_export(folder: str, base: str | None = None) -> None:

@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.text import Text
 
-    from inlay.app.doctor import as_json, examine, has_failed, line, summary
+    from inlay.app.doctor.examine import as_json, examine, has_failed, line, summary
 
     console = Console(stderr=args.json, highlight=False)
     findings, group = [], ""

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import sys
 
-    from inlay.app.plot import plot
+    from inlay.app.runs.plot import plot
     from inlay.core.errors import InlayError
 
     if not 0 <= args.smooth < 1:

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import sys
 
-    from inlay.app.watch import as_json, once, watch
+    from inlay.app.runs.watch import as_json, once, watch
     from inlay.core.errors import InlayError
 
     if not args.interval > 0:

@@ -212,8 +212,10 @@ NAMES: dict[str, Name] = {
     "mmengine.LinearLR": _schedule("LinearLR"),
     "mmengine.CosineAnnealingLR": _schedule("CosineAnnealingLR"),
     "mmengine.ConstantLR": _schedule("ConstantLR"),
+    "mmengine.ExponentialLR": _schedule("ExponentialLR"),
     "mmengine.MultiStepLR": _schedule("MultiStepLR"),
     "mmengine.PolyLR": _schedule("PolyLR"),
+    "mmengine.StepLR": _schedule("StepLR"),
     # loops, data
     "mmengine.EpochBasedTrainLoop": Name("inlay.engine.TrainLoop"),
     "mmengine.IterBasedTrainLoop": Name("inlay.engine.TrainLoop"),

@@ -32,7 +32,8 @@ class Config(Mapping[str, Any]):
     Attributes:
         path: the file it was loaded from.
         name: the file's stem, which names the run.
-        source: the flattened text with the overrides of top-level settings applied.
+        source: the flattened text with all overrides applied; of a file for XTuner or F-LMM without
+            those that name a place as it is called here.
         text: the text whose line numbers are the file's own; None for a recipe of several files.
         original: of a file for XTuner or F-LMM the values that it has made, before they were
             translated; else None.
@@ -103,20 +104,26 @@ def load_config(path_or_name: str | Path, options: Sequence[str] = ()) -> Config
     places = {name: value for name, value in values.items() if "." in name}
     plain_text = None if flattened else text
     if not imports_foreign and not has_foreign(tree_values):
-        for name, value in places.items():
-            set_path(tree_values, name, value)
-        return Config(tree_values, path, changed, plain_text)
+        lines = [set_path(tree_values, name, value) for name, value in places.items()]
+        return Config(tree_values, path, _ended_by(changed, lines), plain_text)
     return _translated(tree_values, places, Config({}, path, changed, plain_text))
+
+
+def _ended_by(text: str, lines: Sequence[str]) -> str:
+    """Return a config's text with the lines of its overridden places at the end."""
+    return text + "\n# Overridden places\n" + "\n".join(lines) + "\n" if lines else text
 
 
 def _translated(values: dict[str, Any], places: Mapping[str, Any], cfg: Config) -> Config:
     """Fill ``cfg`` with an original's values; an option's place is looked for on both sides."""
     later: dict[str, ConfigError] = {}
+    lines = []
     for name, value in places.items():
         try:
-            set_path(values, name, value)
+            lines.append(set_path(values, name, value))
         except ConfigError as refusal:
             later[name] = refusal
+    cfg.source = _ended_by(cfg.source, lines)
     found = translate(values, RUNTIME_NAMES)
     for name, unknown in later.items():
         try:

@@ -75,8 +75,11 @@ def _split(text: str) -> list[str]:
     return [item.strip() for item in items] if depth == 0 and not quote else [text]
 
 
-def set_path(tree: dict[str, Any], path: str, value: Any) -> None:
+def set_path(tree: dict[str, Any], path: str, value: Any) -> str:
     """Set ``a.b.0.c`` in an executed config; a dict that stands in two places changes in both.
+
+    Returns:
+        The line of Python that does the same to the config's names.
 
     Raises:
         ConfigError: the path leads nowhere, and what it leads to does not take such a key.
@@ -84,11 +87,17 @@ def set_path(tree: dict[str, Any], path: str, value: Any) -> None:
     *parents, last = path.split(".")
     node: Any = tree
     hint: Any = Run
+    places: list[Any] = []  # as far as the file goes itself
     for depth, key in enumerate(parents):
+        holder, is_there = node, not isinstance(node, dict) or key in node
         node, hint = _enter(node, key, hint, ".".join(parents[:depth]), path)
-    where = ".".join(parents)
+        if is_there and len(places) == depth:
+            places.append(key if isinstance(holder, dict) else int(key))
+    where: str = ".".join(parents)
+    end: Any = last
     if isinstance(node, list):
-        node[_index(node, last, where, path)] = value
+        end = _index(node, last, where, path)
+        node[end] = value
     elif isinstance(node, dict):
         known = [*node, *_accepted(node, hint)]
         if last not in known and not _is_open(node, hint):
@@ -96,6 +105,14 @@ def set_path(tree: dict[str, Any], path: str, value: Any) -> None:
         node[last] = value
     else:
         raise _not_a_container(node, where, path)
+    return _line([*places, *parents[len(places) :], end], len(places) + 1, value)
+
+
+def _line(keys: Sequence[Any], there: int, value: Any) -> str:
+    """``a['b'][0] = {'c': value}``: the first ``there`` keys lead to it, the others make it up."""
+    for key in reversed(keys[there:]):
+        value = {key: value}
+    return f"{keys[0]}{''.join(f'[{key!r}]' for key in keys[1:there])} = {value!r}"
 
 
 def _enter(node: Any, key: str, hint: Any, where: str, path: str) -> tuple[Any, Any]:

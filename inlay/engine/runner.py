@@ -16,6 +16,7 @@ from inlay.engine import checkpoint as ckpt
 from inlay.engine import loop as loop_module
 from inlay.engine import rng, snapshot
 from inlay.engine.hooks.base import HookList
+from inlay.engine.mmengine_names import MMEngineNames
 from inlay.engine.optim import trainable
 from inlay.engine.parallel.single import SingleDevice
 from inlay.engine.schedule import AnySchedule, learning_rate
@@ -26,7 +27,7 @@ from inlay.engine.trackers.local import save_pictures
 EXIT_CODES = {"SIGTERM": 143, "SIGINT": 130}
 
 
-class Runner:
+class Runner(MMEngineNames):
     """One run: model, data, optimizer, schedules, hooks, and where it stands.
 
     Args:

@@ -164,6 +164,27 @@ class MultiStepLR(Schedule):
 
 
 @dataclass(frozen=True)
+class StepLR(Schedule):
+    """Times ``gamma`` at every ``step_size``, counted from ``begin`` in the unit of ``end``."""
+
+    step_size: float = 1
+    gamma: float = 0.1
+
+    def curve(self, value: float, step: float, length: float, scale: float) -> float:
+        return value * self.gamma ** (min(step, length - 1) // (self.step_size * scale))
+
+
+@dataclass(frozen=True)
+class ExponentialLR(Schedule):
+    """Times ``gamma`` in every unit of ``end`` since ``begin``."""
+
+    gamma: float = 0.1
+
+    def curve(self, value: float, step: float, length: float, scale: float) -> float:
+        return value * self.gamma ** (min(step, length - 1) / scale)
+
+
+@dataclass(frozen=True)
 class WarmupCosineLR:
     """Linear warm-up, then half a cosine, counted in updates: nanoVLM's rule.
 

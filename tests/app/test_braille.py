@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from inlay.app.braille import EMPTY, LABEL, draw, spark
+from inlay.app.runs.braille import EMPTY, LABEL, draw, spark
 
 
 def dots(lines: list[str]) -> set[tuple[int, int]]:

@@ -76,6 +76,7 @@ def test_the_third_act_runs_and_draws_its_masks(
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 def test_the_third_act_learns_to_point(tmp_path: Path) -> None:
     folder = tmp_path / "hand"
     assert point(folder, Console(quiet=True)) == 0

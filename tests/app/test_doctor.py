@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from inlay.app import doctor, doctor_libraries, doctor_machine
-from inlay.app.doctor_devices import examine_devices
-from inlay.app.doctor_finding import FAIL, OK, WARN, Finding
-from inlay.app.doctor_packing import examine_packing
+from inlay.app.doctor import examine as doctor
+from inlay.app.doctor import libraries, machine, packing
+from inlay.app.doctor.devices import examine_devices
+from inlay.app.doctor.finding import FAIL, OK, WARN, Finding
+from inlay.app.doctor.packing import examine_packing
 
 SECRET = "hf_canarycanarycanary"
 
@@ -52,8 +53,8 @@ def test_a_torchvision_for_another_torch_fails(
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(doctor_libraries, "PROBES", doctor_libraries.PROBES[:1])
-    (broken,) = doctor_libraries.start_probes()
+    monkeypatch.setattr(libraries, "PROBES", libraries.PROBES[:1])
+    (broken,) = libraries.start_probes()
     assert broken.status == FAIL and "pip uninstall torchvision" in broken.advice
     assert broken.text == (
         "is installed, but does not work: RuntimeError: operator torchvision::nms does not exist"
@@ -104,12 +105,10 @@ def test_the_proof_finds_that_it_is_blind(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_what_cannot_be_tried_is_a_failure_and_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:
-    from inlay.app import doctor_packing
-
     def broken() -> None:
         raise RuntimeError("no kernel image is available\nfor execution")
 
-    monkeypatch.setattr(doctor_packing, "tiny_model", broken)
+    monkeypatch.setattr(packing, "tiny_model", broken)
     findings = list(examine_packing())
     assert all(f.status == FAIL for f in findings)
     assert findings[0].text == "could not be tried: RuntimeError: no kernel image is available"
@@ -120,9 +119,9 @@ def test_what_cannot_be_tried_is_a_failure_and_no_crash(monkeypatch: pytest.Monk
 
 def test_libraries_below_their_floor_or_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     versions = {"torch": "2.9.1", "peft": None, "wandb": "0.1", "transformers": "5.3.0+local"}
-    real = doctor_libraries._version
-    monkeypatch.setattr(doctor_libraries, "_version", lambda n: versions.get(n, real(n)))
-    found = {f.name: f for f in doctor_libraries.examine_versions()}
+    real = libraries._version
+    monkeypatch.setattr(libraries, "_version", lambda n: versions.get(n, real(n)))
+    found = {f.name: f for f in libraries.examine_versions()}
     assert (found["torch"].status, found["torch"].advice) == (FAIL, "pip install 'torch>=2.10'")
     assert found["torch"].text == "2.9.1, Inlay needs >=2.10"
     assert (found["peft"].status, found["peft"].text[:13]) == (FAIL, "not installed")
@@ -133,26 +132,26 @@ def test_libraries_below_their_floor_or_missing(monkeypatch: pytest.MonkeyPatch)
 def test_floors_come_from_the_checkout_or_from_what_is_installed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    needed, optional = doctor_libraries.requirements()
+    needed, optional = libraries.requirements()
     assert {"torch", "transformers"} <= {r.name for r in needed}
     assert {"bitsandbytes", "gradio"} <= {r.name for r in optional}
     lines = ["torch>=2.10", 'gradio>=6.0; extra == "web"', 'pytest>=8; extra == "dev"']
     lines.append('inlay[web]; extra == "all"')
-    monkeypatch.setattr(doctor_libraries.metadata, "requires", lambda _: lines)
-    monkeypatch.setattr(doctor_libraries, "PROJECT", tmp_path / "none")
-    needed, optional = doctor_libraries.requirements()
+    monkeypatch.setattr(libraries.metadata, "requires", lambda _: lines)
+    monkeypatch.setattr(libraries, "PROJECT", tmp_path / "none")
+    needed, optional = libraries.requirements()
     assert [r.name for r in needed] == ["torch"] and [r.name for r in optional] == ["gradio"]
 
 
 def test_a_library_that_ends_the_process_or_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    kill = doctor_libraries.Probe("x", "import os; os.abort()", WARN, "do without")
-    found = doctor_libraries.try_out(kill)
+    kill = libraries.Probe("x", "import os; os.abort()", WARN, "do without")
+    found = libraries.try_out(kill)
     assert found == Finding(
         "libraries", "x", WARN, "is installed, but does not work: ended by signal 6", "do without"
     )
-    monkeypatch.setattr(doctor_libraries, "PATIENCE", 0.2)
-    hang = doctor_libraries.Probe("x", "import time; time.sleep(60)", WARN, "do without")
-    assert "no answer in 0 s" in doctor_libraries.try_out(hang).text
+    monkeypatch.setattr(libraries, "PATIENCE", 0.2)
+    hang = libraries.Probe("x", "import time; time.sleep(60)", WARN, "do without")
+    assert "no answer in 0 s" in libraries.try_out(hang).text
 
 
 # -- machine, folders, environment ---------------------------------------------------------------
@@ -168,15 +167,15 @@ def test_limits_of_the_control_group(tmp_path: Path) -> None:
     (task / "memory.current").write_text("1000\n")
     (task.parent / "memory.current").write_text("900\n")
     (task / "cpu.max").write_text("200000 100000\n")
-    value = lambda name: doctor_machine.cgroup_value(name, tmp_path, own)  # noqa: E731
+    value = lambda name: machine.cgroup_value(name, tmp_path, own)  # noqa: E731
     assert value("memory.max") == ["4000000000"] and value("memory.current") == ["1000"]
     assert value("cpu.max") == ["200000", "100000"] and value("pids.max") == []
-    assert doctor_machine.cgroup_value("cpu.max", tmp_path, tmp_path / "none") == []
+    assert machine.cgroup_value("cpu.max", tmp_path, tmp_path / "none") == []
 
 
 def test_folders(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    look = lambda p: doctor_machine.folder("work dir", p, FAIL, 0, "choose another one")  # noqa: E731
+    look = lambda p: machine.folder("work dir", p, FAIL, 0, "choose another one")  # noqa: E731
     for path, reason in (
         (tmp_path / "file" / "w", "Not a directory"),
         (Path("/proc/inlay/w"), "No such file or directory"),
@@ -187,7 +186,7 @@ def test_folders(tmp_path: Path) -> None:
     found = look(tmp_path / "new" / "ü")
     assert found.status == OK and re.search(r"ü, [\d,.]+ GB free$", found.text)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]
-    few = doctor_machine.folder("work dir", tmp_path, FAIL, 1e9, "choose another one")
+    few = machine.folder("work dir", tmp_path, FAIL, 1e9, "choose another one")
     assert (few.status, few.advice) == (WARN, "make room, or choose another one")
 
 
@@ -199,19 +198,19 @@ def test_variables_that_make_a_run_wait_or_slow(tmp_path: Path) -> None:
         "WORLD_SIZE": "2", "RANK": "0", "CUDA_LAUNCH_BLOCKING": "1", "NCCL_DEBUG": "WARN",
         "TORCH_EXTENSIONS_DIR": str(tmp_path), "WANDB_API_KEY": SECRET, "OMP_NUM_THREADS": "4",
     }  # fmt: skip
-    found = {f.name: f for f in doctor_machine.examine_environment(env)}
+    found = {f.name: f for f in machine.examine_environment(env)}
     assert found["ranks"].status == WARN and "unset RANK WORLD_SIZE" in found["ranks"].advice
     assert found["CUDA_LAUNCH_BLOCKING"].status == WARN and "NCCL_DEBUG" not in found
     assert found["settings"].text == "OMP_NUM_THREADS=4"
     assert found["extension lock"].status == OK, "it may be in use"
     old = time.time() - 3600
     os.utime(lock, (old, old))
-    found = {f.name: f for f in doctor_machine.examine_environment(env)}
+    found = {f.name: f for f in machine.examine_environment(env)}
     assert found["extension lock"].status == WARN
     assert found["extension lock"].advice.startswith(f"if nothing is being compiled: rm '{lock}'")
     assert not any(SECRET in f.text + f.advice for f in found.values())
     inside = env | {"TORCHELASTIC_RUN_ID": "1"}
-    ranks = next(f for f in doctor_machine.examine_environment(inside) if f.name == "ranks")
+    ranks = next(f for f in machine.examine_environment(inside) if f.name == "ranks")
     assert ranks.status == OK
 
 

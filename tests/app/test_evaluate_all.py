@@ -24,8 +24,6 @@ from inlay.app.open_model import open_model
 from inlay.chat.open import Opened
 from inlay.evaluation.records import Records
 
-pytest.importorskip("lm_eval.models.huggingface")
-
 
 @pytest.fixture(scope="module")
 def vlm(tmp_path_factory: pytest.TempPathFactory) -> Path:

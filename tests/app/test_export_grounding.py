@@ -81,7 +81,7 @@ def test_the_light_folder(
     assert files == {
         *("config.py", "model.safetensors", "state.json", "manifest.json"),
         *("refiner/config.json", "refiner/model.safetensors"),
-        *("README.md", "inlay_export.json", "xtuner_config.py"),
+        *("README.md", "inlay_export.json"),
     }
     trained = load_file(run.checkpoint / "model.safetensors")
     light = load_file(out / "model.safetensors")

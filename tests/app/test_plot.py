@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import runs
 
-from inlay.app.plot import COLOURS, plot, smoothed
+from inlay.app.runs.plot import COLOURS, plot, smoothed
 from inlay.core.errors import InlayError
 
 

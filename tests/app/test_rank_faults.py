@@ -161,11 +161,11 @@ def test_an_error_of_one_rank_ends_the_other(tmp_path: Path, tiny_model: Path) -
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize(("strategy", "count"), [("ddp", 10), ("fsdp", 4)])
 def test_kills_at_random_moments_leave_a_run_that_goes_on(
-    tmp_path: Path, tiny_model: Path, strategy: str
+    tmp_path: Path, tiny_model: Path, strategy: str, count: int
 ) -> None:
-    """Ten kills of a random rank: all end, no checkpoint is damaged, the lines are the same."""
+    """Kills of a random rank: all end, no checkpoint is damaged, the lines are the same."""
     config = write_config(
         tmp_path, tiny_model, lr=1e-3, batch_size=1, save_steps=4, keep=2, max_epochs=30
     )
@@ -175,7 +175,7 @@ def test_kills_at_random_moments_leave_a_run_that_goes_on(
     train_ranks(config, tmp_path / "whole")
     words = ["train", config, "--work-dir", work, "--resume"]
     kills = 0
-    for _ in range(10):
+    for _ in range(count):
         children = start_ranks(words, tmp_path, 2)
         children[0].wait_for("train sample 0")  # the ranks have met: before, it is the launcher's
         processes = everybody(children)
@@ -189,7 +189,7 @@ def test_kills_at_random_moments_leave_a_run_that_goes_on(
         assert gone(processes, 10), "orphans"
         newest, damaged = ckpt.newest_valid(work)
         assert not damaged and (newest is not None or not ckpt.list_checkpoints(work))
-    assert kills >= 5
+    assert kills >= count // 2
     train_ranks(config, work, "--resume")
     assert set(trained(tmp_path / "whole")) <= set(trained(work))
 

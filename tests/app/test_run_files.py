@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import runs
 
-from inlay.app.run_files import ELAPSED, RunFiles, Series
-from inlay.app.run_folders import check_work_dirs
-from inlay.app.run_log import RunLog
-from inlay.app.tail import BLOCK, Tail
+from inlay.app.runs.files import ELAPSED, RunFiles, Series
+from inlay.app.runs.folders import check_work_dirs
+from inlay.app.runs.log import RunLog
+from inlay.app.runs.tail import BLOCK, Tail
 from inlay.core.errors import InlayError
 
 
@@ -156,7 +156,7 @@ def test_big_files_take_little_memory_and_short_looks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     block, blocks = 1 << 16, 40
-    monkeypatch.setattr("inlay.app.tail.BLOCK", block)
+    monkeypatch.setattr("inlay.app.runs.tail.BLOCK", block)
     path = start(tmp_path, "20260101_000000", [])
     fill, count = "x" * 200, 0
     with path.open("w") as file:
@@ -262,7 +262,7 @@ def test_nothing_heavy_is_imported(tmp_path: Path) -> None:
     (tmp_path / "eval_results").mkdir()
     (tmp_path / "eval_results" / "step_10.json").write_text('{"vqa": 0.5}')
     program = (
-        "import sys; from inlay.app.watch import as_json, once; import inlay.app.plot\n"
+        "import sys; from inlay.app.runs.watch import as_json, once; import inlay.app.runs.plot\n"
         f"once([{str(tmp_path)!r}]); as_json([{str(tmp_path)!r}])\n"
         "heavy = {'torch', 'transformers', 'PIL', 'numpy', 'matplotlib'} & set(sys.modules)\n"
         "assert not heavy, heavy"

@@ -24,8 +24,8 @@ import runs
 from rich.console import Console
 
 from inlay.app import workdir
-from inlay.app.run_state import Watched, lock_owner
-from inlay.app.watch import View, as_json, look, once
+from inlay.app.runs.state import Watched, lock_owner
+from inlay.app.runs.watch import View, as_json, look, once
 from inlay.core.errors import InlayError
 
 

@@ -50,9 +50,18 @@ def test_a_setting_reaches_every_place_that_uses_it(write):
 
 
 def test_a_source_with_overrides_stands_for_itself(write):
-    cfg = load_config(write(), ["max_epochs=10", "resume=True", "work_dir=out"])
+    places = [
+        "param_scheduler.-1.end=2.5",
+        "train_dataset.sources.0.weight=2",
+        "train_dataloader.num_workers=2",
+        "randomness.seed=7",
+        "env_cfg.dist_cfg.backend=gloo",
+    ]
+    cfg = load_config(write(), ["max_epochs=10", "resume=True", "work_dir=out", *places])
     again = load_config(write(text=cfg.source, name="again.py"))
     assert dict(again) == dict(cfg)
+    assert again.train_dataloader["num_workers"] == 2
+    assert again.env_cfg == {"dist_cfg": {"backend": "gloo"}}
     assert (again.resume, again.work_dir) == (True, "out")
 
 

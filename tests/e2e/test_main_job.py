@@ -172,8 +172,11 @@ def test_shipped_model_and_conversations(
 @pytest.mark.long
 @pytest.mark.shared
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-@pytest.mark.parametrize("data", ["alpaca_en_demo.json", "psychology_multi_turn_zh.json"])
+@pytest.mark.parametrize(
+    ("data", "lora"),
+    [("alpaca_en_demo.json", False), ("psychology_multi_turn_zh.json", True)],
+    ids=["full", "lora"],
+)
 def test_real_conversations(tmp_path: Path, shared_data: Path, data: str, lora: bool) -> None:
     model = shared_data / "models" / "stories260k"
     drop = 0.4 if lora else 1.0

@@ -191,7 +191,10 @@ class Witness(Hook):
         if self.every_n_train_iters(runner, self.interval):
             loss = dict(outputs)['loss'].item()
             print_log(f'witnessed {runner.iter}', logger='current')
-            self.say(point='iter', iter=runner.iter, batch_idx=batch_idx, loss=loss)
+            rate = runner.optim_wrapper.get_lr()['lr'][0]
+            runner.visualizer.add_scalar('witness/twice', 2 * loss, step=runner.iter)
+            assert runner.train_loop.max_iters == 8
+            self.say(point='iter', iter=runner.iter, batch_idx=batch_idx, loss=loss, lr=rate)
 
     def _after_epoch(self, runner, mode='train'):
         self.say(point='epoch', mode=mode, epoch=runner.epoch)
@@ -225,6 +228,11 @@ def test_a_users_hook_for_mmengine_sees_a_training(
     iters = [s for s in seen if s["point"] == "iter"]
     assert [s["iter"] for s in iters] == [1, 3, 5, 7]
     assert [s["batch_idx"] for s in iters] == [1, 3, 5, 7]  # as XTuner's loop counts
-    assert all(s["loss"] > 0 for s in iters)
+    assert all(s["loss"] > 0 and s["lr"] > 0 for s in iters)
+    logged = next((tmp_path / "work").glob("*/vis_data/scalars.json")).read_text().splitlines()
+    twice = [r for r in map(json.loads, logged) if "witness/twice" in r]
+    assert [(r["step"], r["witness/twice"] / 2) for r in twice] == [
+        (s["iter"], s["loss"]) for s in iters
+    ]
     assert [s["epoch"] for s in seen if s["point"] == "epoch"] == [0, 1]
     assert sum(s["point"] == "save" for s in seen) == 2  # MMEngine saves every epoch by itself

@@ -153,6 +153,7 @@ def test_names_that_users_spell_differently_find_the_folder(tmp_path: Path) -> N
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 def test_200_random_kills_lose_at_most_one_interval_and_no_bit(tmp_path: Path) -> None:
     """Reliability rows 1 and 2: save every 2 steps, keep 1, kill at random moments."""
 

@@ -121,6 +121,14 @@ def test_retention_goes_by_step_never_by_time(tmp_path: Path) -> None:
     assert ckpt.locate(tmp_path.parent / "moved").name == "iter_30"
 
 
+@pytest.mark.parametrize("keep", [1, 2, 3, 5, 9])
+def test_as_many_are_kept_as_are_asked_for(tmp_path: Path, keep: int) -> None:
+    hook = CheckpointHook(2, by_epoch=False, max_keep_ckpts=keep)
+    run(tmp_path, [hook], loop=TrainLoop(max_iters=12))
+    names = [p.name for p in ckpt.list_checkpoints(tmp_path)]
+    assert names == [f"iter_{i}" for i in range(2, 14, 2)][-keep:]
+
+
 def test_extra_values_of_hooks_travel_as_json_and_tensors(tmp_path: Path) -> None:
     class Extra:
         got: Any = None

@@ -15,10 +15,12 @@ from inlay.engine.schedule import (
     Clock,
     ConstantLR,
     CosineAnnealingLR,
+    ExponentialLR,
     FunctionLR,
     LinearLR,
     MultiStepLR,
     PolyLR,
+    StepLR,
     WarmupCosineLR,
     learning_rate,
     try_out,
@@ -91,6 +93,26 @@ def test_poly_constant_and_multistep() -> None:
     steps = [MultiStepLR(by_epoch=True, milestones=[1, 3], convert_to_iter_based=True)]
     rates = [learning_rate(BASE, steps, i, 10, 50) for i in (9, 10, 29, 30, 49)]
     assert rates == pytest.approx([BASE, BASE * 0.1, BASE * 0.1, BASE * 0.01, BASE * 0.01])
+
+
+@pytest.mark.parametrize("end", [None, 4])
+def test_steps_and_exponential_equal_the_recursion(end: int | None) -> None:
+    """The original multiplies at every step from ``begin``, and stays where it is at ``end``."""
+    span = {"begin": 1, "end": end, "convert_to_iter_based": True}
+    stop = 60 if end is None else end * 10
+    stepped, falling = BASE, BASE
+    for i in range(60):
+        if 10 < i < stop:
+            stepped *= 0.5 if (i - 10) % 20 == 0 else 1.0
+            falling *= 0.9 ** (1 / 10)
+        rates = [
+            learning_rate(BASE, [schedule], i, 10, 60)
+            for schedule in (
+                StepLR(step_size=2, gamma=0.5, **span),
+                ExponentialLR(gamma=0.9, **span),
+            )
+        ]
+        assert rates == pytest.approx([stepped, falling], rel=1e-12)
 
 
 def test_by_epoch_without_conversion_moves_once_an_epoch_to_the_end() -> None:

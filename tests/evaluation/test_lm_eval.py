@@ -14,8 +14,6 @@ from inlay.core.errors import ConfigError
 from inlay.evaluation.lm_eval import find_tasks, lm_model, run_tasks
 from inlay.evaluation.records import Records, read_records
 
-pytest.importorskip("lm_eval")
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_internlm2 import write_internlm2
 
 from inlay.app.dry_run import dry_run
 from inlay.config.load import load_config
@@ -32,6 +33,7 @@ CLASSES = {
     "google/gemma-3": "Gemma3TextConfig",
     "HuggingFaceTB/SmolLM2": "LlamaConfig",
     "HuggingFaceTB/SmolLM3": "SmolLM3Config",
+    "internlm/internlm2": "InternLM2Config",  # ours
     "model": "LlamaConfig",  # the demo's, which ships with the package
 }
 """Configuration class of each family, by the start of its name on the hub."""
@@ -58,13 +60,15 @@ def models(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Path) -> di
     tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_tokenizer)
     tokens = {"bos_token_id": None, "eos_token_id": 256, "pad_token_id": 257}
     found = {}
-    for name in sorted(set(CLASSES.values())):
+    for name in sorted(set(CLASSES.values()) - {"InternLM2Config"}):
         torch.manual_seed(0)
         config = getattr(transformers, name)(vocab_size=len(tokenizer), **SIZES, **tokens)
         model: Any = transformers.AutoModelForCausalLM.from_config(config)
         found[name] = tmp_path_factory.mktemp(name)
         model.to(torch.bfloat16).save_pretrained(found[name])
         tokenizer.save_pretrained(found[name])
+    found["InternLM2Config"] = folder = tmp_path_factory.mktemp("internlm2") / "model"
+    write_internlm2(folder, folder.parent / "canary")
     return found
 
 

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from inlay.app.braille import STEEP
-from inlay.app.run_files import ELAPSED, RunFiles, Series
-from inlay.app.run_folders import check_work_dirs
+from inlay.app.runs.braille import STEEP
+from inlay.app.runs.files import ELAPSED, RunFiles, Series
+from inlay.app.runs.folders import check_work_dirs
 from inlay.core.errors import InlayError, did_you_mean
 from inlay.core.io import write_bytes
 

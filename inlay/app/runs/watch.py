@@ -17,10 +17,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from inlay.app.braille import draw, spark
-from inlay.app.run_files import number
-from inlay.app.run_folders import check_work_dirs
-from inlay.app.run_state import Status, Watched, duration
+from inlay.app.runs.braille import draw, spark
+from inlay.app.runs.files import number
+from inlay.app.runs.folders import check_work_dirs
+from inlay.app.runs.state import Status, Watched, duration
 
 COLOURS = {
     "running": "green",

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from inlay.app.doctor_finding import FAIL, OK, WARN, Finding, gigabytes
+from inlay.app.doctor.finding import FAIL, OK, WARN, Finding, gigabytes
 
 DRIVER = Path("/proc/driver/nvidia/version")
 DEVICE = Path("/dev/nvidia0")

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from inlay.app.doctor_finding import FAIL, OK, WARN, Finding
+from inlay.app.doctor.finding import FAIL, OK, WARN, Finding
 
-PROJECT = Path(__file__).parents[2] / "pyproject.toml"
+PROJECT = Path(__file__).parents[3] / "pyproject.toml"
 """Of a checkout."""
 PATIENCE = 120.0
 """Seconds that an import may take."""
@@ -141,7 +141,7 @@ def start_probes() -> Iterator[Finding]:
 
 
 def try_out(probe: Probe) -> Finding:
-    places = (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH"))
+    places = (str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH"))
     try:
         done = subprocess.run(
             [sys.executable, "-P", "-W", "ignore", "-c", probe.code],

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import psutil
 
 from inlay import __version__
-from inlay.app.doctor_finding import FAIL, GB, OK, WARN, Finding, gigabytes, graded
+from inlay.app.doctor.finding import FAIL, GB, OK, WARN, Finding, gigabytes, graded
 
 CGROUP = Path("/sys/fs/cgroup")
 SHARED_MEMORY = Path("/dev/shm")
@@ -51,7 +51,7 @@ OFF = ("", "0", "OFF", "WARN", "false")
 
 def examine_machine() -> Iterator[Finding]:
     """Yield findings on Python, cores and memory, at no cost."""
-    where = Path(__file__).parents[1]
+    where = Path(__file__).parents[2]
     yield Finding("machine", "Inlay", OK, f"{__version__} in {where}")
     yield Finding("machine", "python", OK, f"{platform.python_version()}, {sys.executable}")
     yield Finding("machine", "system", OK, platform.platform())

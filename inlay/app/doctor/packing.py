@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from inlay.app.doctor_finding import FAIL, OK, Finding
+from inlay.app.doctor.finding import FAIL, OK, Finding
 
 if TYPE_CHECKING:
     import torch

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from inlay.app.tail import Tail
+from inlay.app.runs.tail import Tail
 
 LINE = re.compile(rb"(?:\d{4}/)?(\d\d/\d\d \d\d:\d\d:\d\d) - \S+ - ([A-Z]+) - (.*)")
 """A line of a log of Inlay, or of mmengine (which writes the year, too)."""

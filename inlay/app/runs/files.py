@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from inlay.app.run_folders import RESULTS, SCALARS, start_folders
-from inlay.app.run_log import RunLog
-from inlay.app.tail import Tail
+from inlay.app.runs.folders import RESULTS, SCALARS, start_folders
+from inlay.app.runs.log import RunLog
+from inlay.app.runs.tail import Tail
 from inlay.core.errors import InlayError
 
 LINES = ("training_stats",)

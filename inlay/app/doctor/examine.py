@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from inlay.app.doctor_finding import FAIL, OK, WARN, Finding
+from inlay.app.doctor.finding import FAIL, OK, WARN, Finding
 
 NAME_WIDTH = 16
 
@@ -19,8 +19,8 @@ def examine(work_dir: str | Path) -> Iterator[Finding]:
     Args:
         work_dir: of a run; it need not be there yet, and is not made.
     """
-    from inlay.app.doctor_libraries import examine_versions, start_probes
-    from inlay.app.doctor_machine import examine_environment, examine_folders, examine_machine
+    from inlay.app.doctor.libraries import examine_versions, start_probes
+    from inlay.app.doctor.machine import examine_environment, examine_folders, examine_machine
 
     yield from examine_machine()
     yield from examine_versions()
@@ -28,8 +28,8 @@ def examine(work_dir: str | Path) -> Iterator[Finding]:
     yield from examine_environment(os.environ)
     probes = start_probes()
 
-    from inlay.app.doctor_devices import examine_devices
-    from inlay.app.doctor_packing import examine_packing
+    from inlay.app.doctor.devices import examine_devices
+    from inlay.app.doctor.packing import examine_packing
 
     yield from examine_devices()
     yield from examine_packing()

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inlay.app.run_files import RunFiles, number
-from inlay.app.run_folders import LOCK, POINTER, RESULTS
-from inlay.app.run_log import Warned
+from inlay.app.runs.files import RunFiles, number
+from inlay.app.runs.folders import LOCK, POINTER, RESULTS
+from inlay.app.runs.log import Warned
 
 STARTING = 600.0
 """Seconds that a run without a record may be silent: models load, data are indexed."""

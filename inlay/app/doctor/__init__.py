@@ -1,0 +1,1 @@
+"""`inlay doctor`: machine, libraries, devices, and a proof that packed samples stay apart."""
