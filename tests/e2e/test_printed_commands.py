@@ -362,7 +362,7 @@ def evaluate_llava(shell: Shell, home: Path, parts: str) -> None:
         "--prompt-template internlm2_chat --max-new-tokens 4"
     )
     shell(f"inlay mmbench {model} --data-path mmbench.tsv --work-dir mmbench")
-    (folder,) = (path for path in (home / "mmbench").iterdir() if path.is_dir())
+    (folder,) = (home / "mmbench").glob("2*_*")  # by its time
     assert {"args.json", "mmbench_result.json"} <= {path.name for path in folder.iterdir()}
 
     images = home / "data/llava_data/llava_images/coco/train2017"
