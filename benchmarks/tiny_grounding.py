@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from inlay.app.demo_point import ground, ground_alone
+from inlay.app.demo.point import ground, ground_alone
 from inlay.app.grounder import OpenGrounder, open_grounder
 from inlay.data.scenes.build import TEST_SPLITS, example
 from inlay.evaluation.mask_metrics import ious, overlap

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from inlay.app.demo_scenes import MODEL, answerer
+from inlay.app.demo.scenes import MODEL, answerer
 from inlay.data.scenes.build import TEST_SPLITS
 from inlay.evaluation.ask import Answer, ask
 from inlay.evaluation.scenes import SceneTask

@@ -120,13 +120,13 @@ class Parts:
         return self.builder.build(node, **{k: tool for k, tool in tools.items() if k in takes})
 
     def _export(self, runner: Any, folder: Path) -> None:
-        from inlay.app.export import export_model
+        from inlay.app.export.run import export_model
 
         work_dir = Path(runner.work_dir)
         export_model(self, runner.model, folder, runner.experiment_name, folder=work_dir)
 
     def _draw(self, runner: Any, samples: int) -> list[tuple[str, Any]]:
-        from inlay.app.overlays import draw_samples
+        from inlay.app.pages.overlays import draw_samples
 
         return draw_samples(runner, samples)
 
@@ -139,7 +139,7 @@ class Parts:
 
 
 def _open_jobs(runner: Any, **settings: Any) -> Any:
-    from inlay.app.evaluation_jobs import open_jobs
+    from inlay.app.evaluate.jobs import open_jobs
 
     return open_jobs(runner, **settings)
 

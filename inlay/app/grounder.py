@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from inlay.app.answering import Answerer
 from inlay.app.assemble import Parts
 from inlay.app.checkpoint_config import config_for_inference, config_of, training_checkpoint
+from inlay.app.evaluate.answering import Answerer
 from inlay.app.foreign_start import find_foreign
 from inlay.app.open_model import open_model
 from inlay.chat.grounder import Grounder

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from inlay.app import plan
 from inlay.app.assemble import Parts
-from inlay.app.sample_view import boxes, runs
+from inlay.app.pages.sample_view import boxes, runs
 from inlay.app.train import checked_config
 from inlay.core.errors import ConfigError
 from inlay.core.types import IGNORE_INDEX, ImageProcessor, Sample
@@ -48,12 +48,12 @@ def log_dataset(
     what = "grounded" if plan.counts_masks(dataset) else "trained"
     samples = [dataset.sample(i) for i in range(min(count, dataset.num_samples_total))]
     if contact_sheet is not None:
-        from inlay.app.contact_sheet import write_contact_sheet
+        from inlay.app.pages.contact_sheet import write_contact_sheet
 
         write_contact_sheet(Path(contact_sheet), samples, tokenizer, processor)
         print(f"pictures of {len(samples)} samples: {contact_sheet}")
     if html is not None:
-        from inlay.app.sample_page import write_sample_page
+        from inlay.app.pages.samples import write_sample_page
 
         title = f"{config}: samples as the model reads them"
         report = str(dataset.report)

@@ -7,7 +7,7 @@ from typing import Any
 from inlay.app.assemble import Parts
 from inlay.app.curve import draw
 from inlay.app.duration import describe_time
-from inlay.app.memory import checkpoint_bytes, estimate, meta_model
+from inlay.app.memory.estimate import checkpoint_bytes, estimate, meta_model
 from inlay.core.errors import ModelError
 from inlay.engine.groups import own
 from inlay.engine.schedule import Clock, learning_rate

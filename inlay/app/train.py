@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from inlay.app import assemble, out_of_memory, tracking, workdir
-from inlay.app.evaluation_jobs import pick_up
+from inlay.app import assemble, tracking, workdir
+from inlay.app.evaluate.jobs import pick_up
 from inlay.app.feature_cache import check_room
 from inlay.app.foreign_start import (
     find_foreign,
@@ -22,6 +22,7 @@ from inlay.app.foreign_start import (
     resume_foreign,
 )
 from inlay.app.late_compile import compile_at_first_call
+from inlay.app.memory import shortage as out_of_memory
 from inlay.app.names import register_names
 from inlay.config import run_name
 from inlay.config.check import check_config, format_problems

@@ -167,7 +167,7 @@ def _print_error(message: str) -> None:
 
 def _print_failure(command: str, error: Exception) -> None:
     """Tell a shortage of memory in a line, whatever else went wrong with its traceback."""
-    from inlay.app.out_of_memory import in_short
+    from inlay.app.memory.shortage import in_short
 
     told = in_short(command, error)
     if told is None or os.environ.get("INLAY_DEBUG") == "1":

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     elif not args.explain:
         print(json.dumps(listed, ensure_ascii=False, indent=2))
     if args.explain:
-        from inlay.app.explain import as_json, describe, explain, read_data, written
+        from inlay.app.originals.explain import as_json, describe, explain, read_data, written
 
         data = read_data(cfg)
         findings = explain(written(cfg), data, args.gpus)

@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int | None:
 
 
 def _pth_to_hf(args: argparse.Namespace) -> None:
-    from inlay.app.export import export_checkpoint
+    from inlay.app.export.run import export_checkpoint
 
     export_checkpoint(
         args.config,
@@ -139,6 +139,6 @@ def _split(args: argparse.Namespace) -> None:
 
 
 def _verify(args: argparse.Namespace) -> None:
-    from inlay.app.export import verify_export
+    from inlay.app.export.run import verify_export
 
     verify_export(args.dir, args.base)

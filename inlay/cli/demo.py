@@ -17,6 +17,6 @@ def run(args: argparse.Namespace) -> int:
 
     from rich.console import Console
 
-    from inlay.app.demo import demo
+    from inlay.app.demo.run import demo
 
     return demo(Path(args.dir), Console(highlight=False))

@@ -16,9 +16,9 @@ from inlay.cli.mmbench import (
 from inlay.evaluation import POINTING
 
 if TYPE_CHECKING:
-    from inlay.app.evaluate_harness import Harness
-    from inlay.app.evaluate_items import Evaluator
-    from inlay.app.evaluate_pointing import Pointing
+    from inlay.app.evaluate.harness import Harness
+    from inlay.app.evaluate.items import Evaluator
+    from inlay.app.evaluate.pointing import Pointing
 
 NAME = "eval"
 TASKS = "vqa, mmbench, scenes, refcoco, png, phrases, viscot, lm:NAME, lmms:NAME"
@@ -84,8 +84,8 @@ def run(args: argparse.Namespace) -> int:
 
     from rich.console import Console
 
-    from inlay.app.evaluate import evaluate, load_task, plan_tasks
-    from inlay.app.evaluate_items import processes
+    from inlay.app.evaluate.items import processes
+    from inlay.app.evaluate.run import evaluate, load_task, plan_tasks
     from inlay.app.launch import start
     from inlay.cli.chat import named_template
 
@@ -124,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _harness(args: argparse.Namespace, tasks: dict[str, str | None]) -> Harness | None:
     """Look up the tasks of others."""
-    from inlay.app.evaluate_harness import Harness, HarnessOptions
+    from inlay.app.evaluate.harness import Harness, HarnessOptions
 
     names = [name for name, path in tasks.items() if path is None]
     options = HarnessOptions(
@@ -141,8 +141,8 @@ def _asking(args: argparse.Namespace, template: Any) -> Evaluator:
     """Open the model that a command names as one that answers."""
     from pathlib import Path
 
-    from inlay.app.evaluate import state_of
-    from inlay.app.evaluate_items import Evaluator, own_device
+    from inlay.app.evaluate.items import Evaluator, own_device
+    from inlay.app.evaluate.run import state_of
 
     own_device()
     models = {name: getattr(args, name) for name in ("model", *MODEL_OPTIONS)}
@@ -155,8 +155,8 @@ def _pointing(args: argparse.Namespace) -> Pointing:
     """Open the model that a command names as one that points."""
     from pathlib import Path
 
-    from inlay.app.evaluate_items import model_state, own_device
-    from inlay.app.evaluate_pointing import Pointing
+    from inlay.app.evaluate.items import model_state, own_device
+    from inlay.app.evaluate.pointing import Pointing
     from inlay.app.grounder import open_grounder
     from inlay.core.errors import ConfigError
 

@@ -36,8 +36,8 @@ def run(args: argparse.Namespace) -> int:
 
     from rich.console import Console
 
-    from inlay.app.evaluate_items import own_device, processes
-    from inlay.app.evaluate_text_boxes import evaluate_boxes, load_boxes
+    from inlay.app.evaluate.items import own_device, processes
+    from inlay.app.evaluate.text_boxes import evaluate_boxes, load_boxes
     from inlay.cli.chat import named_template
 
     check_counts(args)

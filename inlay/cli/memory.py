@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     import sys
     from dataclasses import asdict
 
-    from inlay.app.batch_memory import measure, table
+    from inlay.app.memory.by_batch import measure, table
     from inlay.core.errors import ConfigError
 
     if any(size < 1 for size in args.batch_sizes):

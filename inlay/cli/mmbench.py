@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from inlay.app.answering import Answerer
+    from inlay.app.evaluate.answering import Answerer
 
 NAME = "mmbench"
 HELP = "ask a vision-language model MMBench; accuracy, and the file to submit"
@@ -59,7 +59,7 @@ def bits(text: str) -> int | None:
 
 def open_answerer(args: argparse.Namespace, template: Any) -> Answerer:
     """Load the model that a command names."""
-    from inlay.app.answering import Answerer
+    from inlay.app.evaluate.answering import Answerer
     from inlay.app.open_model import open_model
 
     opened = open_model(
@@ -100,8 +100,8 @@ def run(args: argparse.Namespace) -> int:
 
     from rich.console import Console
 
-    from inlay.app.evaluate import load_task, mmbench
-    from inlay.app.evaluate_items import own_device, processes
+    from inlay.app.evaluate.items import own_device, processes
+    from inlay.app.evaluate.run import load_task, mmbench
     from inlay.cli.chat import named_template
 
     check_counts(args)

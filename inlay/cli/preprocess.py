@@ -46,14 +46,14 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _arxiv(args: argparse.Namespace) -> None:
-    from inlay.app.preprocess_arxiv import preprocess_arxiv
+    from inlay.app.preprocess.arxiv import preprocess_arxiv
 
     kept = preprocess_arxiv(args.src_file, args.dst_file, args.categories, args.start_date, _note)
     print(f"Save to {args.dst_file}\n{kept} items")
 
 
 def _refcoco(args: argparse.Namespace) -> None:
-    from inlay.app.preprocess_refcoco import preprocess_refcoco
+    from inlay.app.preprocess.refcoco import preprocess_refcoco
 
     count = preprocess_refcoco(args.ann_path, args.image_path, args.save_path, _note)
     print(f"save to {Path(args.save_path) / 'train.json'} with {count} items.")

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from inlay.app.push import push
+    from inlay.app.export.push import push
 
     print(push(args.folder, args.repo, args.public))
     return 0

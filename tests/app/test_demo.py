@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from inlay.app.demo import next_steps, unpack
+from inlay.app.demo.run import next_steps, unpack
 from inlay.app.dry_run import dry_run
 from inlay.config.load import load_config
 from inlay.core.errors import InlayError

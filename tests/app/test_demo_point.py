@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from inlay.app import demo_point
-from inlay.app.demo_point import ground_alone, mean_iou, next_steps, point, unpack
+from inlay.app.demo import point as demo_point
+from inlay.app.demo.point import ground_alone, mean_iou, next_steps, point, unpack
 from inlay.app.grounder import REFINER, SHIPPED_GROUNDER, OpenGrounder, open_grounder
 from inlay.config.load import load_config
 from inlay.data.scenes.build import TEST_SPLITS, example

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from inlay.app import demo_scenes
-from inlay.app.demo_scenes import MODEL, QUESTIONS, answerer, next_steps, replies, see, unpack
+from inlay.app.demo import scenes as demo_scenes
+from inlay.app.demo.scenes import MODEL, QUESTIONS, answerer, next_steps, replies, see, unpack
 from inlay.cli import main
 from inlay.config.load import load_config
 from inlay.data.scenes.draw import COLOURS

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from tiny_vlms import qwen_vl
 
-from inlay.app.answering import Answerer
+from inlay.app.evaluate.answering import Answerer
 from inlay.cli import main
 
 

@@ -18,8 +18,8 @@ from rich.console import Console
 from runs import inlay
 from tiny_vlms import llama, qwen_vl
 
-from inlay.app.answering import Answerer
-from inlay.app.evaluate import load_task, mmbench, plan_tasks
+from inlay.app.evaluate.answering import Answerer
+from inlay.app.evaluate.run import load_task, mmbench, plan_tasks
 from inlay.chat.open import open_model
 from inlay.core.errors import ConfigError, DataError, ModelError
 from inlay.evaluation.ask import Result

@@ -17,9 +17,9 @@ from rich.console import Console
 from runs import inlay, start_ranks
 from tiny_vlms import clip, llama, qwen_vl
 
-from inlay.app.answering import Answerer
-from inlay.app.evaluate_harness import Harness, HarnessOptions
-from inlay.app.evaluate_items import Evaluator
+from inlay.app.evaluate.answering import Answerer
+from inlay.app.evaluate.harness import Harness, HarnessOptions
+from inlay.app.evaluate.items import Evaluator
 from inlay.app.open_model import open_model
 from inlay.chat.open import Opened
 from inlay.evaluation.records import Records

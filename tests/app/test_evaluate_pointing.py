@@ -19,9 +19,9 @@ from PIL import Image
 from rich.console import Console
 from runs import inlay, start_ranks
 
-from inlay.app.evaluate import load_task, plan_tasks
-from inlay.app.evaluate_pointing import Pointing
-from inlay.app.segment_page import pick
+from inlay.app.evaluate.pointing import Pointing
+from inlay.app.evaluate.run import load_task, plan_tasks
+from inlay.app.pages.masks import pick
 from inlay.core.errors import ModelError
 
 EVIL = "<script>red</script>"

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inlay.app.explain import explain, read_rows
 from inlay.app.originals import packer, settings
+from inlay.app.originals.explain import explain, read_rows
 from inlay.app.originals.finding import UNREAD, Data, Finding, Rows
 from inlay.cli import main
 from inlay.data.templates import PROMPT_TEMPLATE

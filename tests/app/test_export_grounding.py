@@ -17,8 +17,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_sam import tiny_sam2
 
-from inlay.app.answering import Answerer
-from inlay.app.export import export_model
+from inlay.app.evaluate.answering import Answerer
+from inlay.app.export.run import export_model
 from inlay.app.grounder import OpenGrounder, open_grounder
 from inlay.app.open_model import open_model
 from inlay.cli import main

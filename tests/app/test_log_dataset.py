@@ -15,10 +15,10 @@ from PIL import Image
 from runs import inlay, write_config
 from tiny_vlms import byte_tokenizer, clip, llama
 
-from inlay.app.contact_sheet import SIDE, write_contact_sheet
 from inlay.app.log_dataset import render
-from inlay.app.sample_page import write_sample_page
-from inlay.app.sample_view import Box, Piece, boxes, pieces
+from inlay.app.pages.contact_sheet import SIDE, write_contact_sheet
+from inlay.app.pages.sample_view import Box, Piece, boxes, pieces
+from inlay.app.pages.samples import write_sample_page
 from inlay.core.errors import DataError
 from inlay.core.types import Sample
 from inlay.data.sft import ChatDataset

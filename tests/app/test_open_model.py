@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from test_export_vlm import trained  # noqa: F401 (a fixture)
 
-from inlay.app.answering import Answerer
+from inlay.app.evaluate.answering import Answerer
 from inlay.app.open_model import open_model
 from inlay.chat.open import Opened
 from inlay.cli import main

@@ -14,8 +14,8 @@ import torch
 from hungry import CUDA, limit_memory
 from runs import ROWS, inlay, recorded, scalars, start_ranks, train, write_config
 
-from inlay.app import less_memory
-from inlay.app.out_of_memory import find_shortage, in_short, what_was_asked
+from inlay.app.memory import less as less_memory
+from inlay.app.memory.shortage import find_shortage, in_short, what_was_asked
 from inlay.app.train import TrainOptions, checked_config
 from inlay.engine import checkpoint as ckpt
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from runs import inlay, write_config
 
-from inlay.app.memory import estimate, meta_model
+from inlay.app.memory.estimate import estimate, meta_model
 from inlay.app.plan import describe, make_plan
 from inlay.app.train import checked_config
 
@@ -141,7 +141,7 @@ def test_what_does_not_fit_is_a_row_and_ends_the_table(
 ) -> None:
     import subprocess
 
-    from inlay.app import batch_memory
+    from inlay.app.memory import by_batch as batch_memory
 
     outcomes = {
         1: (0, json.dumps({"peak_mb": 100.4, "update_s": 0.5, "items": 30}), ""),

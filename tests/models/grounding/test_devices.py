@@ -16,7 +16,7 @@ from test_generic import to_look
 from tiny_grounding import Setup
 from tiny_sam import tiny_sam2
 
-from inlay.app.evaluate_items import own_device
+from inlay.app.evaluate.items import own_device
 from inlay.core.types import Batch
 from inlay.engine.parallel.single import SingleDevice
 from inlay.models import FeatureCache, FrozenGrounding, GenericAdapter, Sam2Refiner, VisionFinetune

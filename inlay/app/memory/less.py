@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inlay.app.out_of_memory import Moment, unused_memory
+from inlay.app.memory.shortage import Moment, unused_memory
 from inlay.config.load import load_config
 from inlay.core import dist
 from inlay.engine import checkpoint as ckpt

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inlay.app.sample_view import Box, boxes, runs
+from inlay.app.pages.sample_view import Box, boxes, runs
 from inlay.core.errors import DataError
 from inlay.core.io import write_bytes
 from inlay.core.types import ImageProcessor, Sample

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from inlay.app.evaluate import plan_tasks
+from inlay.app.evaluate.run import plan_tasks
 from inlay.core.errors import ConfigError
 from inlay.engine.hooks.evaluation_jobs import EvaluationJobsHook
 from inlay.evaluation.job_files import logged_results

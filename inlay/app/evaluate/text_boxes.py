@@ -9,8 +9,8 @@ from typing import Any
 
 from rich.console import Console
 
-from inlay.app.evaluate import state_of
-from inlay.app.evaluate_items import Evaluator, say
+from inlay.app.evaluate.items import Evaluator, say
+from inlay.app.evaluate.run import state_of
 from inlay.core.io import file_sha256, write_json
 from inlay.evaluation.ask import Answer, Asking, Result
 from inlay.evaluation.text_boxes import load

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.panel import Panel
 
 from inlay.app.curve import draw
-from inlay.app.demo_point import point
-from inlay.app.demo_scenes import see
+from inlay.app.demo.point import point
+from inlay.app.demo.scenes import see
 from inlay.app.respond import respond
 from inlay.app.train import TrainOptions, train
 from inlay.config.load import load_config

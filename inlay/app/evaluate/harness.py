@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from inlay.app.evaluate import harness_of
-from inlay.app.evaluate_items import Evaluator, say, wait_for_all
+from inlay.app.evaluate.items import Evaluator, say, wait_for_all
+from inlay.app.evaluate.run import harness_of
 from inlay.core import dist
 from inlay.evaluation import HARNESSES, lm_eval, lmms
 from inlay.evaluation.records import Records, read_records
 
 if TYPE_CHECKING:
-    from inlay.app.answering import Answerer
+    from inlay.app.evaluate.answering import Answerer
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from inlay.app.assemble import Parts
-from inlay.app.card_facts import card_facts
+from inlay.app.export.card_facts import card_facts
 from inlay.app.grounder import OpenGrounder, builder_of, open_grounder
 from inlay.config.dump import dump_resolved
 from inlay.convert.flmm import load_flmm, write_flmm

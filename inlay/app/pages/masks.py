@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inlay.app.page import data_url, write_page
+from inlay.app.pages.page import data_url, write_page
 from inlay.chat.overlay import Colour, draw, enlarged, palette
 from inlay.core.rle import decode_mask
 from inlay.evaluation.ask import Result

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from inlay.app.demo_scenes import MODEL, open_with
+from inlay.app.demo.scenes import MODEL, open_with
 from inlay.app.grounder import REFINER, SHIPPED_GROUNDER, open_grounder
 from inlay.app.train import TrainOptions, train
 from inlay.chat.grounder import Grounder

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from inlay.app.page import picture, write_page
-from inlay.app.sample_view import Box, Piece, boxes, pieces
+from inlay.app.pages.page import picture, write_page
+from inlay.app.pages.sample_view import Box, Piece, boxes, pieces
 from inlay.core.types import ImageProcessor, Sample
 
 

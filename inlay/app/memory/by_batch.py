@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from inlay.app.out_of_memory import PATTERN as OUT_OF_MEMORY
+from inlay.app.memory.shortage import PATTERN as OUT_OF_MEMORY
 from inlay.app.train import checked_config
 from inlay.core.errors import InlayError
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from inlay.app.evaluate_items import Evaluator, Found
+from inlay.app.evaluate.items import Evaluator, Found
 from inlay.evaluation.ask import Result
 from inlay.evaluation.records import ItemTask, Pointer
 
@@ -37,7 +37,7 @@ class Pointing(Evaluator):
         if isinstance(task, VisualCoT):
             task.write_results(self.folder(name, task.identity) / "judge", found)
         if self.page is not None:
-            from inlay.app.segment_page import sections, write_segment_page
+            from inlay.app.pages.masks import sections, write_segment_page
 
             self._sections += sections(name, task, found, result)
             write_segment_page(self.page, self._sections)

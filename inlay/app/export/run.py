@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from inlay.app.assemble import Parts
-from inlay.app.card_facts import card_facts
-from inlay.app.export_grounding import FLMM, export_grounding, verify_grounding
+from inlay.app.export.card_facts import card_facts
+from inlay.app.export.grounding import FLMM, export_grounding, verify_grounding
 from inlay.app.foreign_start import put_weights, read_weights
 from inlay.app.train import checked_config
 from inlay.convert.grounding import KIND as GROUNDING

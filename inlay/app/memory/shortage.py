@@ -140,7 +140,7 @@ def explained(config: str, options: TrainOptions, cfg: Any, work_dir: Path) -> I
         shortage = find_shortage(error)
         if shortage is None:
             raise
-        from inlay.app.less_memory import advise
+        from inlay.app.memory.less import advise
 
         moment = find_moment(shortage.__traceback__, error.__traceback__)
         text = f"{what_was_asked(shortage)}.\n{describe(moment)}"

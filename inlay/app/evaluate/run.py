@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from inlay.app.evaluate_items import Evaluator, Found, model_state, say
+from inlay.app.evaluate.items import Evaluator, Found, model_state, say
 from inlay.core.errors import ConfigError, did_you_mean
 from inlay.core.io import file_sha256, write_json
 from inlay.evaluation import HARNESSES, POINTING, TASKS
@@ -21,8 +21,8 @@ from inlay.evaluation.records import ItemTask
 from inlay.evaluation.summary import flat, headlines
 
 if TYPE_CHECKING:
-    from inlay.app.evaluate_harness import Harness
-    from inlay.app.evaluate_pointing import Pointing
+    from inlay.app.evaluate.harness import Harness
+    from inlay.app.evaluate.pointing import Pointing
 
 
 def plan_tasks(words: Sequence[str], data: Sequence[str]) -> dict[str, str | None]:
@@ -221,7 +221,7 @@ def state_of(models: Mapping[str, str | None], settings: Mapping[str, Any]) -> A
 
 def wrong_ones(task: Task, result: Result, found: Found) -> list[dict[str, Any]]:
     """The questions whose score is below 1, as the page of answers has them."""
-    from inlay.app.page import data_url
+    from inlay.app.pages.page import data_url
 
     replies = replies_of(found)
 
@@ -246,6 +246,6 @@ def wrong_ones(task: Task, result: Result, found: Found) -> list[dict[str, Any]]
 
 def write_answers_page(path: Path, rows: Sequence[Mapping[str, Any]], total: int) -> None:
     """Write a page of questions with what was said and what is right."""
-    from inlay.app.page import write_page
+    from inlay.app.pages.page import write_page
 
     write_page(path, "answers.html", title="Wrong answers", rows=rows, total=total)

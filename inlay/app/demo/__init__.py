@@ -1,0 +1,1 @@
+"""The three acts of `inlay demo`."""

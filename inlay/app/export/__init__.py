@@ -1,0 +1,1 @@
+"""`inlay convert` and `inlay push`: what leaves a run, checked and described."""

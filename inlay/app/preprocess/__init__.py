@@ -1,0 +1,1 @@
+"""`inlay preprocess`: published data made into rows."""
