@@ -16,8 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-@pytest.fixture(autouse=True)
-def same_environment() -> Iterator[None]:
+def _kept_environment() -> Iterator[None]:
     """What a test, or a library that it calls, leaves in the environment goes with it."""
     before = dict(os.environ)
     yield
@@ -25,6 +24,9 @@ def same_environment() -> Iterator[None]:
         os.environ.clear()
         os.environ.update(before)
 
+
+of_the_file = pytest.fixture(scope="module", autouse=True)(_kept_environment)
+of_the_test = pytest.fixture(autouse=True)(_kept_environment)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -161,21 +161,16 @@ def test_an_error_of_one_rank_ends_the_other(tmp_path: Path, tiny_model: Path) -
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("strategy", "count"), [("ddp", 10), ("fsdp", 4)])
-def test_kills_at_random_moments_leave_a_run_that_goes_on(
-    tmp_path: Path, tiny_model: Path, strategy: str, count: int
-) -> None:
-    """Kills of a random rank: all end, no checkpoint is damaged, the lines are the same."""
+def test_kills_at_random_moments_leave_a_run_that_goes_on(tmp_path: Path, tiny_model: Path) -> None:
+    """Ten kills of a random rank: all end, no checkpoint is damaged, the lines are the same."""
     config = write_config(
         tmp_path, tiny_model, lr=1e-3, batch_size=1, save_steps=4, keep=2, max_epochs=30
     )
-    with config.open("a") as file:
-        file.write(f"strategy = {strategy!r}\n")
     work, draw = tmp_path / "w", random.Random(0)
     train_ranks(config, tmp_path / "whole")
     words = ["train", config, "--work-dir", work, "--resume"]
     kills, last = 0, (tmp_path / "whole" / "last_checkpoint").read_text()
-    for _ in range(count):
+    for _ in range(10):
         if (work / last).is_dir():
             break  # a fast machine: it is through
         children = start_ranks(words, tmp_path, 2)
@@ -191,7 +186,7 @@ def test_kills_at_random_moments_leave_a_run_that_goes_on(
         assert gone(processes, 10), "orphans"
         newest, damaged = ckpt.newest_valid(work)
         assert not damaged and (newest is not None or not ckpt.list_checkpoints(work))
-    assert kills >= count // 2
+    assert kills >= 5
     train_ranks(config, work, "--resume")
     assert set(trained(tmp_path / "whole")) <= set(trained(work))
 
