@@ -14,14 +14,8 @@ import pytest
 from runs import inlay, scalars, start, train_ranks, trained, write_config
 from tracked import trackio_rows, wandb_axes, wandb_history, wandb_records
 
-from inlay.engine.trackers.apart import is_installed
 from inlay.engine.trackers.base import RunInfo
 from inlay.engine.trackers.wandb import WandbRun
-
-pytestmark = pytest.mark.skipif(
-    not (is_installed("wandb") and is_installed("trackio")),
-    reason="needs pip install 'inlay[track]'",
-)
 
 IN_ENVIRONMENT = {
     "HF_TOKEN": "canary1 of the hub",

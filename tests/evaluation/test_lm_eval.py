@@ -11,7 +11,8 @@ import tiny_vlms
 from evaluation.lm_tasks import TASKS, write_tasks
 
 from inlay.core.errors import ConfigError
-from inlay.evaluation.lm_eval import find_tasks, lm_model, run_tasks
+from inlay.evaluation.lm_eval import find_tasks, run_tasks
+from inlay.evaluation.lm_eval_model import InlayLM
 from inlay.evaluation.records import Records, read_records
 
 
@@ -56,7 +57,7 @@ def ours(
 
     llm = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = lm_model(llm, tokenizer, Records(work), **options)
+    model = InlayLM(llm, tokenizer, Records(work), **options)
     return run_tasks(names, find_tasks(names, str(tasks)), model, chat=chat)
 
 

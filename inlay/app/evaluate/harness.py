@@ -86,12 +86,13 @@ class Harness:
 
     def _lm(self, names: list[str], answerer: Answerer, records: Records) -> dict[str, Any]:
         from inlay.convert.to_hf import prepare_tokenizer
+        from inlay.evaluation.lm_eval_model import InlayLM
 
         options, session = self.options, answerer.session
         tokenizer = copy.deepcopy(session.tokenizer)
         # A named template becomes the chat template that the harness asks the tokenizer for.
         prepare_tokenizer(tokenizer, answerer.template, answerer.processor)
-        model = lm_eval.lm_model(
+        model = InlayLM(
             session.llm,
             tokenizer,
             records,
