@@ -9,6 +9,7 @@ from typing import Any
 
 import grounding_runs as g
 import original_configs as originals
+import published_deepseek
 import pytest
 import runs
 import tiny_vlms
@@ -160,6 +161,44 @@ def test_the_flmm_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert found[-1]["iter"] == 12  # three narratives, three pictures in each of three sets
     assert {"loss_mask", "loss_dice", "sam_loss_mask", "sam_aiou"} <= found[-1].keys()
     assert (last(tmp_path / "work") / "model.safetensors").is_file()
+
+
+def _hybrid(folder: Path) -> None:
+    """A DeepSeek-VL-7B as published, whose config says how large its two views are."""
+    published_deepseek.publish(folder, hybrid=True)
+    config = json.loads((folder / "config.json").read_text())
+    params = config["vision_config"]["params"]
+    params["low_res_cfg"]["patch_size"], params["high_res_cfg"] = 8, {"image_size": 64}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("family", "model", "build"),
+    [
+        ("frozen_deepseek_vl_7b_chat", "deepseek_vl_name", _hybrid),
+        ("frozen_llava_next_mistral_7b", "llava_name", g.llava_next),
+    ],
+)
+def test_flmm_configs_of_other_families(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, model: str, build: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    g.write_coco(tmp_path / "data" / "coco")
+    build(tmp_path / "lmm")
+    g.sam(tmp_path / "sam")
+    name = f"{family}_unet_sam_l_refcoco_png"
+    config = tmp_path / f"{name}.py"
+    config.write_text(originals.family(name), encoding="utf-8")
+    options = [
+        f"{model}=lmm",
+        "model.sam.checkpoint=sam",
+        "unet.base_channels=8",
+        f"train_dataloader.dataset.picture_size={g.SIDE}",
+        "max_epochs=1",
+    ]
+    runs.train(config, tmp_path / "work", "--cfg-options", *options)
+    found = trained(tmp_path / "work")
+    assert found[-1]["iter"] == 12 and {"loss_dice", "sam_aiou"} <= found[-1].keys()
 
 
 HOOK = """

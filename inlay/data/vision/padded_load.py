@@ -45,8 +45,8 @@ def load_padded_processor(
     found = _deepseek(config, vision, prepared) if is_deepseek else _encoder(vision, prepared)
     if image_size is not None:
         found["image_size"] = image_size
-    for key in ("image_size", "patch_size"):
-        if not isinstance(found.get(key), int):
+    for key in ("image_size", "patch_size", "high_resolution"):
+        if not isinstance(found.get(key, 1), int):
             raise ConfigError(
                 f"'{path}' does not say its {key}: it must hold the config.json of a DeepSeek-VL, "
                 "a CLIP or a SigLIP"

@@ -74,3 +74,10 @@ def test_a_vision_encoder_stretched_to_larger_pictures(tmp_path: Path) -> None:
 def test_a_folder_that_says_nothing(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not say its image_size"):
         load_padded_processor(folder(tmp_path, {}, {}), tiny_vlms.byte_tokenizer())
+
+
+def test_a_hybrid_one_that_does_not_say_how_large_its_second_view_is(tmp_path: Path) -> None:
+    params = {"low_res_cfg": SIGLIP, "high_res_cfg": {}}
+    config = {"vision_config": {"cls": "HybridVisionTower", "params": params}}
+    with pytest.raises(ConfigError, match="does not say its high_resolution"):
+        load_padded_processor(folder(tmp_path, config, {}), tiny_vlms.byte_tokenizer())
