@@ -74,8 +74,11 @@ def freeze_unused(encoder: Any, select_layer: int | None) -> None:
     """Stop training the weights that ``features`` does not depend on, adapters included.
 
     Those behind the selected layer, pooling heads, mask tokens: they never get a gradient, and
-    data parallel training waits for the gradient of every trained weight.
+    data parallel training waits for the gradient of every trained weight. SigLIP's attention
+    pooling, a key and a value of every patch, is no longer computed either; its weights stay.
     """
+    if getattr(without_adapter(encoder), "use_head", False):
+        without_adapter(encoder).use_head = False
     unused = _unused_parameters(without_adapter(encoder), select_layer)
     for name, parameter in encoder.named_parameters():
         plain = name.removeprefix("base_model.model.").replace(".base_layer.", ".")

@@ -104,3 +104,17 @@ def test_weights_behind_the_selected_layer_are_never_trained() -> None:
     whole = siglip()
     freeze_unused(whole, None)
     assert all(p.requires_grad for p in whole.parameters())
+
+
+def test_siglips_pooling_is_neither_computed_nor_lost(tmp_path: Path) -> None:
+    encoder = T.SiglipVisionModel(T.SiglipVisionConfig(**VISION)).eval()
+    pixels = torch.randn(1, 3, VISION["image_size"], VISION["image_size"])
+    with torch.no_grad():
+        before = features(encoder, pixels, None)
+        pooled = encoder(pixels).pooler_output
+        freeze_unused(encoder, None)
+        assert torch.equal(features(encoder, pixels, None), before)
+        assert encoder(pixels).pooler_output is None
+        encoder.save_pretrained(tmp_path)
+        again = load_visual_encoder(str(tmp_path)).eval()
+        assert torch.equal(again(pixels).pooler_output, pooled)
