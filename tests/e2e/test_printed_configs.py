@@ -8,16 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import grounding_runs as g
+import mgm_folder
 import original_configs as originals
 import published_deepseek
 import pytest
 import runs
+import sights
 import tiny_vlms
+import transformers as hf
 from processes import inlay as process
 from processes import records
 from tiny_internlm2 import write_internlm2
 
 from inlay.config.load import load_config
+from inlay.models.projector import build_projector, save_projector
 
 ANSWERS = ["别担心，先休息一下。", "慢慢来。", "我们一起想想办法，好吗？"]
 SHORT = "custom_hooks.1.max_new_tokens=4"
@@ -163,34 +167,75 @@ def test_the_flmm_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert (last(tmp_path / "work") / "model.safetensors").is_file()
 
 
-def _hybrid(folder: Path) -> None:
+def _hybrid(folder: Path) -> list[str]:
     """A DeepSeek-VL-7B as published, whose config says how large its two views are."""
     published_deepseek.publish(folder, hybrid=True)
     config = json.loads((folder / "config.json").read_text())
     params = config["vision_config"]["params"]
     params["low_res_cfg"]["patch_size"], params["high_res_cfg"] = 8, {"image_size": 64}
     (folder / "config.json").write_text(json.dumps(config))
+    return [f"deepseek_vl_name={folder}"]
+
+
+def _llava(folder: Path) -> list[str]:
+    """A LLaVA-1.5 and the CLIP whose processor its config asks for."""
+    tokenizer = tiny_vlms.byte_tokenizer(tokens=("<image>",))
+    text = sights.TEXT | {"vocab_size": len(tokenizer)}
+    config = hf.LlavaConfig(
+        text_config=hf.LlamaConfig(**text),
+        vision_config=hf.CLIPVisionConfig(**sights.VISION),
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+    )
+    sights.livelier(hf.LlavaForConditionalGeneration(config)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    clip = mgm_folder.clip(folder / "clip")
+    return [f"llava_name={folder}", f"image_processor.pretrained_model_name_or_path={clip}"]
+
+
+def _mgm(folder: Path) -> list[str]:
+    """An MGM-HD, which holds the weights of both of its towers, and CLIP's settings."""
+    tokenizer = tiny_vlms.byte_tokenizer(tokens=("<image>",))
+    eyes = mgm_folder.eyes_tensors()
+    mgm_folder.write(folder, hd=True, vocab_size=len(tokenizer), eyes=eyes)
+    tokenizer.save_pretrained(folder)
+    clip = mgm_folder.clip(folder / "clip")
+    return [f"mgm_name={folder}", f"model.model.mm_vision_tower={clip}"]
+
+
+def _hpt(folder: Path) -> list[str]:
+    """An HPT 1.5 Air in its three folders, whose pictures are larger than its encoder's."""
+    tokenizer = tiny_vlms.byte_tokenizer(tokens=("<image>",))
+    sights.llama(len(tokenizer)).save_pretrained(folder / "llm")
+    tokenizer.save_pretrained(folder / "llm")
+    sights.livelier(sights.siglip()).save_pretrained(folder / "visual_encoder")
+    hf.SiglipImageProcessorPil().save_pretrained(folder / "visual_encoder")
+    save_projector(build_projector("mlp", 32, 32), folder / "projector")
+    side = 2 * sights.SIDE
+    size = [f"image_processor.size.{edge}={side}" for edge in ("height", "width")]
+    return [f"hpt_name={folder}", f"model.image_size={side}", *size]
 
 
 @pytest.mark.parametrize(
-    ("family", "model", "build"),
+    ("family", "build"),
     [
-        ("frozen_deepseek_vl_7b_chat", "deepseek_vl_name", _hybrid),
-        ("frozen_llava_next_mistral_7b", "llava_name", g.llava_next),
+        ("frozen_deepseek_vl_7b_chat", _hybrid),
+        ("frozen_llava_next_mistral_7b", lambda folder: [f"llava_name={g.llava_next(folder)}"]),
+        ("frozen_llava_1_5_vicuna_7b", _llava),
+        ("frozen_mgm_vicuna_7b_hd", _mgm),
+        ("frozen_hpt_air_1_5", _hpt),
     ],
 )
 def test_flmm_configs_of_other_families(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, model: str, build: Any
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, build: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
     g.write_coco(tmp_path / "data" / "coco")
-    build(tmp_path / "lmm")
     g.sam(tmp_path / "sam")
     name = f"{family}_unet_sam_l_refcoco_png"
     config = tmp_path / f"{name}.py"
     config.write_text(originals.family(name), encoding="utf-8")
     options = [
-        f"{model}=lmm",
+        *build(tmp_path / "lmm"),
         "model.sam.checkpoint=sam",
         "unet.base_channels=8",
         f"train_dataloader.dataset.picture_size={g.SIDE}",

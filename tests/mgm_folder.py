@@ -104,10 +104,12 @@ def eyes_tensors() -> Tensors:
     return towers | miner_tensors()
 
 
-def write(folder: Path, *, hd: bool = False, gemma: bool = False, eyes: Tensors) -> Path:
+def write(
+    folder: Path, *, hd: bool = False, gemma: bool = False, vocab_size: int = 100, eyes: Tensors
+) -> Path:
     """A folder of two shards: the language model, its eyes."""
     folder.mkdir(parents=True, exist_ok=True)
-    llm: Any = _gemma() if gemma else sights.llama()
+    llm: Any = _gemma() if gemma else sights.llama(vocab_size)
     config = _as_saved_in_2024(llm.config) | {
         "model_type": "mgm_gemma" if gemma else "mgm",
         "architectures": ["MGMGemmaForCausalLM" if gemma else "MGMLlamaForCausalLM"],
