@@ -15,6 +15,7 @@ from transformers import (
     Qwen3Config,
 )
 
+from inlay.models import attention
 from inlay.models.attention import NAME, document_mask
 
 SMALL = dict(
@@ -70,6 +71,40 @@ def test_packed_logits_and_gradients_equal_separate_documents(name: str) -> None
     for key, grad in wanted.items():
         got = model.get_parameter(key).grad
         torch.testing.assert_close(got, grad, atol=1e-5, rtol=1e-3, msg=key)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_half_precision_on_a_cpu_is_padded_and_stays_the_same(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build(name).to(torch.bfloat16)
+    model.set_attn_implementation(NAME)
+    docs = [torch.randint(1, 97, (n,)) for n in LENGTHS]
+    lengths = set()
+    plain = attention._one_document
+
+    def seen(query: torch.Tensor, *args: Any) -> torch.Tensor:
+        lengths.add(query.shape[2])
+        return plain(query, *args)
+
+    monkeypatch.setattr(attention, "_one_document", seen)
+    found = {}
+    for block in (1, 16):
+        monkeypatch.setattr(attention, "CPU_BLOCK", block)
+        model.zero_grad()
+        out = packed(model, docs)
+        out.float().square().mean().backward()
+        found[block] = [out, *(p.grad for p in model.parameters())]
+    assert lengths == {*LENGTHS, 16, 32}
+    for one, other in zip(*found.values(), strict=True):
+        torch.testing.assert_close(one, other, atol=2e-2, rtol=2e-2)
+    model.float()
+    lengths.clear()
+    packed(model, docs)
+    assert lengths == set(LENGTHS)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        packed(model, docs)
+    assert lengths == {*LENGTHS, 16, 32}
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
