@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from inlay.app import assemble, tracking, workdir
+from inlay.app.check_run import check_run
 from inlay.app.evaluate.jobs import pick_up
 from inlay.app.feature_cache import check_room
 from inlay.app.foreign_start import (
@@ -25,7 +26,7 @@ from inlay.app.late_compile import compile_at_first_call
 from inlay.app.memory import shortage as out_of_memory
 from inlay.app.names import register_names
 from inlay.config import run_name
-from inlay.config.check import check_config, format_problems
+from inlay.config.check import format_problems
 from inlay.config.dump import dump_resolved
 from inlay.config.load import load_config
 from inlay.config.schema import DistCfg
@@ -77,7 +78,7 @@ def checked_config(config: str, options: Sequence[str]) -> Any:
     register_names()
     with compile_at_first_call():
         cfg = load_config(config, options)
-    errors = [p for p in check_config(cfg, files="error") if p.severity == "error"]
+    errors = [p for p in check_run(cfg, files="error") if p.severity == "error"]
     if errors:
         raise ConfigError(format_problems(errors))
     return cfg

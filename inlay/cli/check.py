@@ -45,13 +45,14 @@ def run(args: argparse.Namespace) -> int:
 
     if args.explain:  # data are counted if they are here, and never fetched for it
         os.environ["HF_HUB_OFFLINE"] = "1"
+    from inlay.app.check_run import check_run
     from inlay.app.names import register_names
-    from inlay.config.check import check_config, format_problems
+    from inlay.config.check import format_problems
     from inlay.config.load import load_config
 
     register_names()
     cfg = load_config(args.config, args.cfg_options)
-    problems = check_config(cfg)
+    problems = check_run(cfg)
     listed = [dataclasses.asdict(p) for p in problems]
     if not args.json:
         notes = [f"  note     {note}" for note in cfg.notes]

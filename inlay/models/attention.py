@@ -155,8 +155,8 @@ def _in_blocks(
     """
     length = query.shape[2]
     behind = (0, 0, 0, -length % CPU_BLOCK)
-    padded = (F.pad(x, behind) for x in (query, key, value))
-    return _one_document(*padded, *settings)[:, :, :length]
+    query, key, value = (F.pad(x, behind) for x in (query, key, value))
+    return _one_document(query, key, value, *settings)[:, :, :length]
 
 
 def _one_document(

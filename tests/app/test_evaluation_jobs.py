@@ -114,7 +114,9 @@ def test_what_cannot_be_run_is_said_before_training(tmp_path: Path, tiny_model: 
     path = config(tmp_path, tiny_model, command=None, tasks=["vqua"], data=["rows.json"])
     code, text = runs.inlay(["train", path, "--work-dir", tmp_path / "w"], tmp_path)
     assert code == 1 and "there is no task 'vqua'" in text and "vqa" in text
-    assert not runs.trained(tmp_path / "w")
+    assert "custom_hooks" in text and not (tmp_path / "w").exists(), "before anything is loaded"
+    code, text = runs.inlay(["check", path], tmp_path)
+    assert code == 1 and "there is no task 'vqua'" in text
 
 
 # -- on real photos ------------------------------------------------------------------------------

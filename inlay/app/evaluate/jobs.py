@@ -50,7 +50,7 @@ def open_jobs(
     jobs = EvaluationJobs(
         runner.work_dir,
         where,
-        _template(command) if command is not None else _inlay_eval(**evaluation),
+        command_words(command) if command is not None else _inlay_eval(**evaluation),
         hands_on=command is not None and run_by == "local",
         time_limit=time_limit,
         say=runner.logger.warning,
@@ -58,7 +58,7 @@ def open_jobs(
     return jobs, logged_results(runner.work_dir)
 
 
-def _template(command: str) -> list[str]:
+def command_words(command: str) -> list[str]:
     """The words of a command line.
 
     Raises:
