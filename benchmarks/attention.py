@@ -3,7 +3,7 @@
 Against (a) the same loop over documents written by hand in place of the model's attention, and
 (b) the dense block mask through SDPA. The loss of all three must be the same.
 
-    python benchmarks/attention.py
+    python benchmarks/attention.py [--median 300]
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ def small_llama() -> LlamaForCausalLM:
     return LlamaForCausalLM(config).train()
 
 
-def document_starts() -> torch.Tensor:
-    """Return int32 ``[D + 1]``: lognormal lengths (median 300 tokens) that fill the row."""
-    lengths = np.random.default_rng(0).lognormal(np.log(300), 0.8, 1000).astype(np.int64) + 8
+def document_starts(median: int) -> torch.Tensor:
+    """Return int32 ``[D + 1]``: lognormal lengths (``median`` tokens) that fill the row."""
+    lengths = np.random.default_rng(0).lognormal(np.log(median), 0.8, 1000).astype(np.int64) + 8
     ends = np.minimum(np.cumsum(lengths), NUM_TOKENS)
     ends = ends[: int(np.argmax(ends == NUM_TOKENS)) + 1]
     return torch.tensor([0, *ends.tolist()], dtype=torch.int32)
@@ -79,9 +79,10 @@ def by_hand(borders: list[int]) -> Callable[..., tuple[torch.Tensor, None]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--median", type=int, default=300, help="tokens of a document")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    starts = document_starts()
+    starts = document_starts(args.median)
     AttentionInterface.register("by_hand", by_hand(starts.tolist()))
     AttentionMaskInterface.register("by_hand", ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
     model = small_llama()
