@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from inlay.core.errors import CheckpointError
-from inlay.core.unpickle import DataUnpickler, RefusedError
+from inlay.core.unpickle import DataUnpickler, Inert, Named, RefusedError
 
 MAGIC = 0x1950A86A20F9469CFC6C
 """The first value in a file of torch < 1.6."""
@@ -291,6 +291,17 @@ def _dtypes() -> dict[str, torch.dtype]:
     return {str(v): v for v in vars(torch).values() if isinstance(v, torch.dtype)}
 
 
+ZERO_STAGE = "deepspeed.runtime.zero.config.ZeroStageEnum"
+ZERO_STAGES = {"disabled": 0, "optimizer_states": 1, "gradients": 2, "weights": 3, "max_stage": 3}
+
+
+def _attribute(owner: Any, name: str) -> Any:
+    """Stand in for ``getattr``, by which the first releases of Python 3.11 write a ZeRO stage."""
+    if isinstance(owner, Named) and owner.name == ZERO_STAGE and name in ZERO_STAGES:
+        return ZERO_STAGES[name]
+    return Inert("builtins.getattr", (owner, name))
+
+
 def _no_call(*_: Any) -> Any:
     raise RefusedError("it calls a class of tensors")
 
@@ -310,6 +321,7 @@ NAMES: dict[str, Callable[..., Any] | _Kind | torch.dtype] = {
     "torch._tensor._rebuild_from_type_v2": _typed,
     "torch.Size": _size,
     "torch.device": _device,
-    "deepspeed.runtime.zero.config.ZeroStageEnum": int,
+    ZERO_STAGE: int,
+    "builtins.getattr": _attribute,
 }
 """What torch's files name, and what stands in for it."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import io
 import math
 import os
 import shutil
 import socket
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +111,31 @@ def merged(folder: Path) -> ZeroCheckpoint:
     found = find_zero(folder)
     assert found is not None
     return read_zero(found)
+
+
+class ByName(int, enum.Enum):
+    """DeepSpeed's enum of stages, as the first releases of Python 3.11 write any enum."""
+
+    __module__, __qualname__ = "deepspeed.runtime.zero.config", "ZeroStageEnum"
+    optimizer_states = 1
+    gradients = 2
+    weights = 3
+
+    def __reduce_ex__(self, _protocol: Any) -> Any:
+        return getattr, (type(self), self.name)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_a_stage_that_is_written_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: int
+) -> None:
+    module = types.ModuleType(ByName.__module__)
+    module.ZeroStageEnum = ByName  # type: ignore[attr-defined]
+    for name in ("deepspeed", module.__name__):
+        monkeypatch.setitem(sys.modules, name, module)
+    write(tmp_path / "iter_8.pth", ByName(stage), ranks=2)
+    assert b"getattr" in next((tmp_path / "iter_8.pth").glob("bf16*")).read_bytes()
+    assert merged(tmp_path / "iter_8.pth").stage == stage
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 8, 12])
