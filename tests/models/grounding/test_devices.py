@@ -222,7 +222,7 @@ def test_rows_beside_the_kernel_for_documents(
         assert all(x.device == GPU for x in given) and query.dtype == torch.bfloat16
         lengths.append(longest)
         parts = [
-            attention_module._one_document(
+            attention_module._in_blocks(
                 *(x[:, :, a:b] for x in (query, key, value)), rest[0], 0.0, rest[1], None
             )
             for a, b in zip(starts.tolist(), starts.tolist()[1:], strict=False)
