@@ -289,8 +289,13 @@ def test_settings_reach_the_service(tab: Any) -> None:
         open_page(tab, address)
         assert tab.locator("#inlay-upload, .inlay-stage, .inlay-strip").count() == 0
         tab.click("#inlay-settings button")
-        tab.fill("[aria-label='number input for Temperature']", "0.5")
+        temperature = "[aria-label='number input for Temperature']"
         tab.fill("#inlay-settings textarea, #inlay-settings input[type=text]", "Be short.")
+        while (
+            tab.input_value(temperature) != "0.5"
+        ):  # a slider takes its default once it has opened
+            tab.fill(temperature, "0.5")
+            tab.wait_for_timeout(300)
         ask(tab, "hello")
         wide = tab.evaluate("document.documentElement.scrollWidth")
         assert wide <= 390, "nothing is wider than a phone"
