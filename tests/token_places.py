@@ -92,29 +92,9 @@ def through_the_library(processor: Any, model: Any) -> Encode:
 
 
 def fitted(name: str, processor: Any, **settings: Any) -> Any:
-    """A tiny random model of a family for what its processor of ``vision_families`` makes."""
-    config = sights.FAMILIES[name][0]()
-    config.get_text_config().vocab_size = processor.image_token_id + 1
-    if name in ("gemma3", "paligemma"):
-        config.image_token_index = processor.image_token_id
-    config.image_token_id = processor.image_token_id
-    vision = config.vision_config
-    if "qwen" in name:
-        vision.patch_size = processor.processor.image_processor.patch_size
-        vision.window_size = 4 * vision.patch_size
-    elif name == "internvl":
-        vision.image_size, vision.patch_size = [28, 28], [7, 7]
-    else:
-        vision.image_size, vision.patch_size = 56, 14
-    if name in ("llava_next", "llava_onevision"):
-        config.image_grid_pinpoints = vision_families.GRIDS["image_grid_pinpoints"]
-    if name == "deepseek_vl_hybrid":
-        config.high_res_vision_config.image_size = 112
-        config.high_res_vision_config.patch_size = 14
-    for key, value in settings.items():
-        setattr(config, key, value)
-    torch.manual_seed(0)
-    return apart(sights.livelier(T.AutoModelForImageTextToText.from_config(config)))
+    """A tiny model of a family, its attention silenced."""
+    vocab_size = processor.image_token_id + 1
+    return apart(vision_families.fitted(name, processor, vocab_size, **settings))
 
 
 def of_family(name: str, tokenizer: Path, folder: Path) -> Case:

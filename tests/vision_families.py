@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import sights
+import torch
 import transformers as hf
 
 IMAGE = {"image_token": "<image>"}
@@ -198,3 +200,29 @@ def write_family(name: str, tokenizer: Path, folder: Path) -> Path:
     if name in WITH_VIDEO:
         (folder / "video_preprocessor_config.json").write_text(json.dumps(VIDEO))
     return folder
+
+
+def fitted(name: str, processor: Any, vocab_size: int, **settings: Any) -> Any:
+    """A tiny random model of a family for what its processor of this file makes."""
+    config = sights.FAMILIES[name][0]()
+    config.get_text_config().vocab_size = vocab_size
+    if name in ("gemma3", "paligemma"):
+        config.image_token_index = processor.image_token_id
+    config.image_token_id = processor.image_token_id
+    vision = config.vision_config
+    if "qwen" in name:
+        vision.patch_size = processor.processor.image_processor.patch_size
+        vision.window_size = 4 * vision.patch_size
+    elif name == "internvl":
+        vision.image_size, vision.patch_size = [28, 28], [7, 7]
+    else:
+        vision.image_size, vision.patch_size = 56, 14
+    if name in ("llava_next", "llava_onevision"):
+        config.image_grid_pinpoints = GRIDS["image_grid_pinpoints"]
+    if name == "deepseek_vl_hybrid":
+        config.high_res_vision_config.image_size = 112
+        config.high_res_vision_config.patch_size = 14
+    for key, value in settings.items():
+        setattr(config, key, value)
+    torch.manual_seed(0)
+    return sights.livelier(hf.AutoModelForImageTextToText.from_config(config))

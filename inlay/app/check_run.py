@@ -29,17 +29,24 @@ def _evaluations(cfg: Config) -> Iterator[Problem]:
         from inlay.app.evaluate.jobs import command_words
         from inlay.app.evaluate.run import plan_tasks
 
-        command, tasks = hook.get("command"), hook.get("tasks", ())
+        command, tasks, data = (hook.get(name) for name in ("command", "tasks", "data"))
         path = f"custom_hooks.{index}.{'tasks' if command is None else 'command'}"
         try:
-            if command is None:
-                plan_tasks(tasks, hook.get("data", ()))
-            else:
+            if command is None and _are_words(tasks) and _are_words(data):
+                plan_tasks(tasks or (), data or ())
+            elif isinstance(command, str):
                 command_words(command)
         except ConfigError as error:
-            got = ", ".join(tasks) if command is None else command
+            got = ", ".join(tasks or ()) if command is None else command
             line = Locator(cfg).line(path)
             yield Problem(path, "what an evaluation job can run", got, f"{error}", line=line)
+
+
+def _are_words(value: Any) -> bool:
+    """Anything else is told by check_config."""
+    if value is None:
+        return True
+    return isinstance(value, list | tuple) and all(isinstance(word, str) for word in value)
 
 
 def _is_evaluation(name: Any) -> bool:

@@ -151,7 +151,7 @@ def _in_blocks(
     """``_one_document`` with zeros behind the document, where no token of it looks.
 
     There the kernels are compiled for each size, and sizes that recur keep the heap whole: 5 % of
-    a training step whose documents are all of different lengths.
+    a training step whose documents are all of different lengths. Returns ``[B, H, n, D]``.
     """
     length = query.shape[2]
     behind = (0, 0, 0, -length % CPU_BLOCK)

@@ -117,6 +117,9 @@ def test_what_cannot_be_run_is_said_before_training(tmp_path: Path, tiny_model: 
     assert "custom_hooks" in text and not (tmp_path / "w").exists(), "before anything is loaded"
     code, text = runs.inlay(["check", path], tmp_path)
     assert code == 1 and "there is no task 'vqua'" in text
+    path = config(tmp_path, tiny_model, command=5, tasks=7, data=None)
+    code, text = runs.inlay(["check", path], tmp_path)
+    assert code == 1 and "3 errors" in text and "got 7" in text and "Traceback" not in text
 
 
 # -- on real photos ------------------------------------------------------------------------------

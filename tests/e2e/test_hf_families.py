@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import runs
-import sights
 import tiny_vlms
 import torch
 import vision_families
@@ -57,30 +56,6 @@ def drawn(size: tuple[int, int], seed: int) -> Image.Image:
     width, height = size
     noise = torch.randint(0, 256, (height, width, 3), generator=generator, dtype=torch.uint8)
     return Image.fromarray(noise.numpy())
-
-
-def fitted(name: str, processor: HFImageProcessor) -> Any:
-    """A tiny random model for what the processor makes."""
-    config = sights.FAMILIES[name][0]()
-    config.get_text_config().vocab_size = len(processor.tokenizer)
-    if name == "gemma3":
-        config.image_token_index = processor.image_token_id
-    config.image_token_id = processor.image_token_id
-    vision = config.vision_config
-    if "qwen" in name:
-        vision.patch_size = processor.processor.image_processor.patch_size
-        vision.window_size = 4 * vision.patch_size
-    elif name == "internvl":
-        vision.image_size, vision.patch_size = [28, 28], [7, 7]
-    else:
-        vision.image_size, vision.patch_size = 56, 14
-    if name in ("llava_next", "llava_onevision"):
-        config.image_grid_pinpoints = vision_families.GRIDS["image_grid_pinpoints"]
-    if name == "deepseek_vl_hybrid":
-        config.high_res_vision_config.image_size = 112
-        config.high_res_vision_config.patch_size = 14
-    torch.manual_seed(0)
-    return sights.livelier(AutoModelForImageTextToText.from_config(config))
 
 
 def messages(chat: Chat, named: bool = False) -> list[dict[str, Any]]:
@@ -150,7 +125,7 @@ def test_packs_of_conversations_have_the_librarys_loss(
         max_length=204,
         image_processor=processor,
     )
-    model = fitted(name, processor).eval()
+    model = vision_families.fitted(name, processor, len(processor.tokenizer)).eval()
     model.set_attn_implementation("eager")
     wanted = [library_loss(model, processor, chat, pictures) for chat in CHATS]
     model.set_attn_implementation("sdpa")
@@ -198,7 +173,9 @@ def home(words: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
     def make(name: str) -> Path:
         written(tmp_path)
         folder = vision_families.write_family(name, words, tmp_path / name)
-        fitted(name, HFImageProcessor(folder)).save_pretrained(folder)
+        processor = HFImageProcessor(folder)
+        model = vision_families.fitted(name, processor, len(processor.tokenizer))
+        model.save_pretrained(folder)
         return folder
 
     return make
